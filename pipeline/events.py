@@ -1,0 +1,191 @@
+"""The vocabulary: what travels on the topics. Imports nothing from the rest of the project.
+
+Output records are `msgspec` structs; their JSON (field order as declared, `None` omitted) is the contract with
+consumers, described by the JSON Schemas under `schemas/`. Times are milliseconds since 1970-01-01T00:00Z.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+
+class Topic(StrEnum):
+    """Every topic of the pipeline, by its contractual name (DESIGN §3)."""
+
+    RAW = "events.raw"
+    PROTECTED = "events.protected"
+    REJECTED = "events.rejected"
+    RESOLVED = "events.resolved"
+    IDENTITY = "identity"
+    PROFILES = "profiles"
+    ALERTS = "alerts"
+    AUDIT = "access.audit"
+    WATCH = "watch"
+    CONTROL = "control"
+
+
+class Record(Protocol):
+    """One Kafka record as a consumer hands it over; bytes are untouched. `aiokafka.ConsumerRecord` is one."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """Kafka's record time, ms; may be negative or -1 (none)."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class RawRecord(msgspec.Struct, frozen=True):
+    """A `Record` made by hand: the `protect` command, tests and generators."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+class SourceBatch(msgspec.Struct, frozen=True):
+    """The records of one partition fetch, in offset order; never empty.
+
+    `incarnation` is Kafka's topic id where the broker gives one, else "": a topic deleted and made again starts
+    at offset 0 again, and its records are other events.
+    """
+
+    topic: str
+    incarnation: str
+    partition: int
+    records: Sequence[Record]
+
+
+class Origin(msgspec.Struct, frozen=True, order=True):
+    """Where an event came from; its identity in the whole pipeline."""
+
+    topic: str
+    incarnation: str
+    partition: int
+    offset: int
+
+
+def frame(*parts: bytes) -> bytes:
+    """Injective framing: each part behind its length as 4 bytes big-endian, so no two lists give the same bytes."""
+    return b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+
+
+class EventIds:
+    """`event_id = SHA-256(framed origin)`, its first 16 bytes, for the offsets of one partition (0.5 µs each)."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, topic: str, incarnation: str, partition: int) -> None:
+        self._prefix = hashlib.sha256(
+            frame(b"sealstream/event-id/1", topic.encode(), incarnation.encode()) + partition.to_bytes(4, "big")
+        )
+
+    def of(self, offset: int) -> bytes:
+        """Return the 16-byte event id of the record at `offset` (0 ≤ offset < 2^63)."""
+        h = self._prefix.copy()
+        h.update(offset.to_bytes(8, "big"))
+        return h.digest()[:16]
+
+
+def event_id(origin: Origin) -> bytes:
+    return EventIds(origin.topic, origin.incarnation, origin.partition).of(origin.offset)
+
+
+class SubjectRef(msgspec.Struct, frozen=True):
+    """Which key sealed an event's fields: the person it belongs to (an anchor token) and the key's id (16 hex)."""
+
+    subject: str
+    key_id: str
+
+
+class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record of `events.protected`: the contract for consumers. Keyed by `anchor`.
+
+    `tokens` and `sealed` go by the dotted path of the field that they stand for; `clear` holds what the schema
+    allows in clear, in the event's own shape. A token reads `<kind>.<key version>.<32 hex>`.
+    """
+
+    event_id: str
+    origin: Origin
+    source: str
+    schema: str  # "<name>/<version>"
+    type: str  # identify | track | page | screen | group | alias
+    time: int  # event time: `timestamp` corrected by `sentAt`
+    received_at: int  # Kafka's time of the raw record
+    message_id: str
+    anchor: str
+    event: str | None = None  # the name of a track event
+    tokens: dict[str, str] = {}
+    clear: Any = None
+    key: SubjectRef | None = None
+    sealed: dict[str, bytes] = {}  # JSON: base64
+
+
+class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record of `profiles`, keyed by `profile_id`. Everything sorted: equal event sets give equal bytes."""
+
+    profile_id: str
+    tokens: dict[str, list[str]]  # by identifier kind, sorted
+    first_seen: int
+    last_seen: int
+    events: dict[str, int] = {}  # by event name (or type), sorted
+    traits: dict[str, Any] = {}  # last writer wins by (time, origin); clear values only
+    sources: list[str] = []
+    conflicts: list[Any] = []
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """A record of `profiles` under the id of a profile that is now part of another."""
+
+    merged_into: str
+
+
+class AlertStatus(StrEnum):
+    TRIGGER = "trigger"
+    UPDATE = "update"
+    RESOLVE = "resolve"
+
+
+class Severity(StrEnum):
+    CRITICAL = "critical"
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """What moved an alert: a feature's name with the value seen and the value expected."""
+
+    name: str
+    seen: float
+    expected: float
+
+
+class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record of `alerts`, keyed by `dedup_key` (DESIGN §7)."""
+
+    dedup_key: str
+    status: AlertStatus
+    severity: Severity
+    score: int  # 0–100
+    kind: str  # rate | reject_share | silence
+    watched: str  # the watched key, e.g. "source=shop,event=Order Completed"
+    summary: str
+    first_at: int
+    last_at: int
+    count: int  # windows in which it held
+    features: list[Feature] = []
+    runbook: str = ""

@@ -1,0 +1,89 @@
+"""The narrow interfaces between the pure stages, the worker, and the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from .events import SourceBatch
+
+
+class Table(Protocol):
+    """One partition of a keyed state table; every change is also written to its changelog by the worker.
+
+    Values are bytes: compact in memory, and the changelog's value as it stands. `put` of equal bytes is free.
+    """
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> None: ...
+    def items(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def __len__(self) -> int: ...
+
+
+class Out(msgspec.Struct, frozen=True):
+    """A record to be produced. Its partition is murmur2(key), as every Kafka client does.
+
+    `value` None is a tombstone. `timestamp` is ms and derives from the input, so that a replay gives equal bytes.
+    """
+
+    key: bytes
+    value: bytes | None
+    timestamp: int
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+STATE = "<state>"
+"""In `Effects.phases`: the point at which the tables' changes are written to their changelogs."""
+
+
+class Effects(msgspec.Struct, frozen=True):
+    """What the batches since the last `drain` caused, in phases that are each durable before the next begins.
+
+    A phase is a map topic → records, or `STATE`. After the last phase the worker acknowledges the input. Two orders
+    make sense (docs/decisions.md): state first where output refers to it (a key before what it sealed), state last
+    where a replay could otherwise find its state done and its messages unsent.
+    """
+
+    phases: tuple[dict[str, list[Out]] | str, ...]
+
+
+class PartitionLeg(Protocol):
+    """The state machine of one leg on one partition number. No clock, no I/O; `now` is ms and given."""
+
+    def on_batch(self, batch: SourceBatch) -> None:
+        """Take in a batch from one of the leg's source topics. Bad data is an outcome; an exception is our fault."""
+
+    def on_tick(self, now: int, caught_up: bool) -> None:
+        """About once a second; `caught_up`: nothing of this partition is waiting at the broker."""
+
+    def drain(self) -> Effects:
+        """Put changed rows into the tables and return everything caused since the last call."""
+
+
+class Leg(Protocol):
+    """Makes partition legs; holds what they share (schemas, keys, rules)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Source topics, co-partitioned."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables; a partition leg gets one `Table` for each."""
+
+    def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
+
+
+class SubjectKey(Protocol):
+    """A person's sealing key, ready for use; opaque. Nonces are made inside, from event id and path."""
+
+    @property
+    def key_id(self) -> bytes:
+        """8 bytes."""
+
+    def seal(self, plain: bytes, nonce: bytes, aad: bytes) -> bytes: ...
