@@ -78,12 +78,3 @@ class Leg(Protocol):
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
 
-
-class SubjectKey(Protocol):
-    """A person's sealing key, ready for use; opaque. Nonces are made inside, from event id and path."""
-
-    @property
-    def key_id(self) -> bytes:
-        """8 bytes."""
-
-    def seal(self, plain: bytes, nonce: bytes, aad: bytes) -> bytes: ...
