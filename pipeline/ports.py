@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -48,6 +49,8 @@ class Effects(msgspec.Struct, frozen=True):
     """
 
     phases: tuple[dict[str, list[Out]] | str, ...]
+    counts: dict[tuple[str, str], int] = {}
+    """(outcome, detail) → records: ("protected", ""), ("rejected", "bad_json"), …; both bounded, metric labels."""
 
 
 class PartitionLeg(Protocol):
@@ -78,3 +81,32 @@ class Leg(Protocol):
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
 
+
+
+class Metrics(Protocol):
+    """What the worker tells of itself; `pipeline.telemetry` exports it to Prometheus. Labels are bounded names."""
+
+    def batch(self, leg: str, topic: str, records: int, seconds: float) -> None:
+        """A batch went through `on_batch`; `seconds` of wall time."""
+
+    def checkpoint(self, leg: str, records: int, seconds: float) -> None:
+        """`records` became durable and acknowledged, `seconds` after their flush began."""
+
+    def outcomes(self, leg: str, counts: Mapping[tuple[str, str], int]) -> None: ...
+    def committed(self, leg: str, partitions: int) -> None: ...
+    def changelog(self, leg: str, table: str, records: int, size: int) -> None:
+        """`size` in bytes."""
+
+    def rows(self, leg: str, table: str, rows: int) -> None: ...
+    def lag(self, leg: str, topic: str, partition: int, records: int) -> None: ...
+    def state(self, leg: str, state: LegState) -> None: ...
+
+
+class LegState(StrEnum):
+    """Ready means RUNNING in every leg; alive means none of them has FAILED."""
+
+    WAITING = "waiting"  # for the broker
+    RECOVERING = "recovering"  # tables from their changelogs
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
