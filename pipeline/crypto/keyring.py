@@ -1,0 +1,187 @@
+"""The key ring: the KEK, and the token and rejects keys by version, each with its state.
+
+`to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
+sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from ..errors import Corrupt, Misuse
+from ..events import frame
+from .aead import KEY_BYTES
+from .kek import Kek, LocalKek, unwrap_key, wrap_key
+from .rejects import RejectBox
+from .tokens import Tokenizer, TokenKey
+
+FORMAT = "sealstream/key-ring/1"
+
+
+class KeyState(StrEnum):
+    ACTIVE = "active"
+    DECRYPT_ONLY = "decrypt-only"  # protects nothing new; opens, and makes the tokens of its own past period
+    DESTROYED = "destroyed"
+
+
+class Purpose(StrEnum):
+    TOKEN = "token"  # noqa: S105 - a purpose, not a secret
+    REJECTS = "rejects"
+
+
+@dataclass(frozen=True, slots=True)
+class RingKey:
+    """One version of a key; `key` (32 bytes) is None exactly when destroyed. `active_from` in ms of Kafka time."""
+
+    purpose: Purpose
+    version: int
+    state: KeyState
+    active_from: int
+    key: bytes | None = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.version < 1:
+            raise ValueError("key versions start at 1")
+        if (self.key is None) != (self.state is KeyState.DESTROYED):
+            raise ValueError("a key is there unless it was destroyed")
+        if self.key is not None and len(self.key) != KEY_BYTES:
+            raise ValueError("a key has 32 bytes")
+
+    @property
+    def key_id(self) -> str:
+        return f"{self.purpose.value}.{self.version}"
+
+
+class KeyRing:
+    """Immutable; a change is a new ring. `Misuse` if two keys share purpose and version."""
+
+    __slots__ = ("_kek", "_keys")
+
+    def __init__(self, kek: Kek, keys: Iterable[RingKey]) -> None:
+        self._kek = kek
+        self._keys = tuple(sorted(keys, key=lambda k: (k.purpose, k.version)))
+        if len({k.key_id for k in self._keys}) != len(self._keys):
+            raise Misuse("two keys of the ring have the same purpose and version")
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(f'{k.key_id}: {k.state.value}' for k in self._keys)})"
+
+    @classmethod
+    def generate(cls, random: Callable[[int], bytes], now_ms: int) -> KeyRing:
+        """Return a new ring: a local KEK, and version 1 of the token and the rejects key, active from `now_ms`."""
+        kek = LocalKek(random(KEY_BYTES))
+        return cls(kek, [RingKey(p, 1, KeyState.ACTIVE, now_ms, random(KEY_BYTES)) for p in Purpose])
+
+    @property
+    def kek(self) -> Kek:
+        return self._kek
+
+    @property
+    def keys(self) -> tuple[RingKey, ...]:
+        """By purpose, then version."""
+        return self._keys
+
+    def tokenizer(self, cached: int = 65_536) -> Tokenizer:
+        """Return the tokenizer of all token keys that were not destroyed; `Misuse` if none of them is active.
+
+        Decrypt-only ones stay: a replayed record of their period must get the tokens that it got the first time.
+        """
+        usable = self._usable(Purpose.TOKEN)
+        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+            raise Misuse("the key ring has no active token key: activate or add one")
+        return Tokenizer([TokenKey(k.version, k.active_from, key) for k, key in usable], cached)
+
+    def reject_box(self) -> RejectBox:
+        """Return the box of the highest active rejects key; `Misuse` if there is none."""
+        for k, key in reversed(self._usable(Purpose.REJECTS)):
+            if k.state is KeyState.ACTIVE:
+                return RejectBox(k.version, key)
+        raise Misuse("the key ring has no active rejects key: activate or add one")
+
+    def reject_box_of(self, key_id: str) -> RejectBox:
+        """Return the box that sealed a rejected record with this `key_id`, for opening; `Misuse` if it is not here."""
+        for k, key in self._usable(Purpose.REJECTS):
+            if k.key_id == key_id:
+                return RejectBox(k.version, key)
+        raise Misuse("the rejects key that sealed this record is not in the key ring, or was destroyed")
+
+    def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
+        return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
+
+    def to_document(self) -> bytes:
+        """Return the ring as JSON without its KEK. The same ring gives the same bytes under a `LocalKek`."""
+        lines = [_Line.of(k, self._kek) for k in self._keys]
+        digest = _digest(lines)
+        return msgspec.json.encode(_Document(FORMAT, lines, _text(self._kek.wrap(digest, _seal_aad(digest)))))
+
+    @classmethod
+    def from_document(cls, document: bytes, kek: Kek) -> KeyRing:
+        """Read `to_document` back; `Corrupt` if anything was changed or cut off, `Misuse` if under another KEK."""
+        try:
+            read = msgspec.json.decode(document, type=_Document)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Corrupt("the key ring is not a complete JSON document of this version") from None
+        digest = _digest(read.keys)
+        if read.format != FORMAT:
+            raise Corrupt("the key ring has an unknown format")
+        if not hmac.compare_digest(kek.unwrap(_bytes(read.seal), _seal_aad(digest)), digest):
+            raise Corrupt("the key ring was changed after it was written")
+        return cls(kek, [line.open(kek) for line in read.keys])
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    purpose: Purpose
+    version: int
+    state: KeyState
+    active_from: int
+    wrapped: str | None  # base64 of a key record (`crypto.kek`)
+
+    @classmethod
+    def of(cls, k: RingKey, kek: Kek) -> _Line:
+        aad = _key_aad(k.purpose, k.version)
+        wrapped = None if k.key is None else _text(wrap_key(kek, k.key, k.key_id.encode(), aad))
+        return cls(k.purpose, k.version, k.state, k.active_from, wrapped)
+
+    def open(self, kek: Kek) -> RingKey:
+        key = None
+        if self.wrapped is not None:
+            key_id = f"{self.purpose.value}.{self.version}".encode()
+            key = unwrap_key(kek, _bytes(self.wrapped), key_id, _key_aad(self.purpose, self.version))
+        return RingKey(self.purpose, self.version, self.state, self.active_from, key)
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    keys: list[_Line]
+    seal: str
+
+
+def _key_aad(purpose: Purpose, version: int) -> bytes:
+    return frame(b"sealstream/ring-key/1", purpose.value.encode(), str(version).encode())
+
+
+def _seal_aad(digest: bytes) -> bytes:
+    return frame(b"sealstream/key-ring/1", digest)
+
+
+def _digest(lines: list[_Line]) -> bytes:
+    return hashlib.sha256(frame(b"sealstream/key-ring/1", msgspec.json.encode(lines))).digest()
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise Corrupt("the key ring does not read back as it was written") from None

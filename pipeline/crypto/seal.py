@@ -1,0 +1,104 @@
+"""Seal and open single field values under a person's key (DESIGN §5).
+
+Sealed bytes: 0x01 ‖ key_id (8) ‖ AES-256-GCM-SIV ciphertext ‖ tag (16), 25 bytes longer than the plain value.
+Nonce (12)  = event_id[:8] ‖ SHA-256(frame("sealstream/seal-path/1", path))[:4]
+AAD         = frame("sealstream/seal/1", schema, path, event_id, key_id)
+
+Deterministic on purpose: a replayed event gives the same bytes. No caller passes a nonce, and a value moved to another
+field, schema, event or key does not open. Not hidden: a value's length, and whether one event's value was sealed twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from ..errors import SealstreamError
+from ..events import frame
+from .aead import TAG_BYTES, InvalidTag, cipher
+
+FORMAT = b"\x01"
+EVENT_ID_BYTES = 16
+KEY_ID_BYTES = 8
+_HEAD_BYTES = len(FORMAT) + KEY_ID_BYTES
+_EVENT_ID_LENGTH = EVENT_ID_BYTES.to_bytes(4, "big")
+
+
+class SealBroken(SealstreamError):
+    """A sealed value does not open: other key, event, field or schema, or changed bytes. Which one is not told."""
+
+    def __init__(self) -> None:
+        super().__init__("a sealed value does not open with this key at this place")
+
+
+class SealPath:
+    """Where a sealed value stands: schema ("<name>/<version>") and dotted path. Made once per field at load."""
+
+    __slots__ = ("aad_prefix", "nonce_tag", "path", "schema")
+
+    def __init__(self, schema: str, path: str) -> None:
+        self.schema = schema
+        self.path = path
+        self.nonce_tag = hashlib.sha256(frame(b"sealstream/seal-path/1", path.encode())).digest()[:4]
+        self.aad_prefix = frame(b"sealstream/seal/1", schema.encode(), path.encode()) + _EVENT_ID_LENGTH
+
+    def __repr__(self) -> str:
+        return f"SealPath({self.schema!r}, {self.path!r})"
+
+
+class SubjectKey:
+    """A person's key, ready for use (3 kB). `key_id` is 8 bytes and public; the key itself is not readable from it."""
+
+    __slots__ = ("_aad_tail", "_decrypt", "_encrypt", "_head", "key_id")
+
+    def __init__(self, key_id: bytes, key: bytes) -> None:
+        if len(key_id) != KEY_ID_BYTES:
+            raise ValueError("a subject key id has 8 bytes")
+        aead = cipher(key)
+        self.key_id = key_id
+        self._encrypt = aead.encrypt
+        self._decrypt = aead.decrypt
+        self._head = FORMAT + key_id
+        self._aad_tail = frame(key_id)
+
+    def __repr__(self) -> str:
+        return "SubjectKey(…)"
+
+    def seal(self, at: SealPath, event_id: bytes, plain: bytes) -> bytes:
+        """Return `plain` sealed for `at` in the event `event_id` (16 bytes)."""
+        if len(event_id) != EVENT_ID_BYTES:
+            raise ValueError("an event id has 16 bytes")
+        return self._head + self._encrypt(event_id[:8] + at.nonce_tag, plain, at.aad_prefix + event_id + self._aad_tail)
+
+    def for_event(self, event_id: bytes) -> Callable[[SealPath, bytes], bytes]:
+        """Return `seal` with the event already filled in: pays off from the second field of an event on."""
+        if len(event_id) != EVENT_ID_BYTES:
+            raise ValueError("an event id has 16 bytes")
+        encrypt, head, nonce_head, aad_tail = self._encrypt, self._head, event_id[:8], event_id + self._aad_tail
+
+        def seal(at: SealPath, plain: bytes) -> bytes:
+            return head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail)
+
+        return seal
+
+    def open(self, at: SealPath, event_id: bytes, sealed: bytes) -> bytes:
+        """Return the plain value, or raise `SealBroken`."""
+        if (
+            len(event_id) != EVENT_ID_BYTES
+            or len(sealed) < _HEAD_BYTES + TAG_BYTES
+            or not sealed.startswith(self._head)
+        ):
+            raise SealBroken
+        try:
+            return self._decrypt(
+                event_id[:8] + at.nonce_tag, sealed[_HEAD_BYTES:], at.aad_prefix + event_id + self._aad_tail
+            )
+        except InvalidTag:
+            raise SealBroken from None
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """Return the id of the key that sealed `sealed` (not yet authenticated), or raise `SealBroken`."""
+    if len(sealed) < _HEAD_BYTES + TAG_BYTES or not sealed.startswith(FORMAT):
+        raise SealBroken
+    return sealed[len(FORMAT) : _HEAD_BYTES]
