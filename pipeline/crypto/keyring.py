@@ -124,7 +124,7 @@ class KeyRing:
 
     @classmethod
     def from_document(cls, document: bytes, kek: Kek) -> KeyRing:
-        """Read `to_document` back; `Corrupt` if anything was changed or cut off, `Misuse` if under another KEK."""
+        """Read `to_document` back; `Corrupt` if anything was changed or cut off, or under another KEK."""
         try:
             read = msgspec.json.decode(document, type=_Document)
         except (msgspec.DecodeError, UnicodeDecodeError):

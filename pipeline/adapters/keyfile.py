@@ -1,0 +1,130 @@
+"""The key ring in a file of one machine: the default KEK provider (DESIGN §5). The file *is* the secret.
+
+JSON `{"format", "kek", "ring"}`: the KEK in base64 and the ring's document (`crypto.keyring`), every other key wrapped
+under it. Only its owner may read it. Back it up apart from the data that it protects; without it nothing opens.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from ..crypto.aead import KEY_BYTES
+from ..crypto.kek import LocalKek
+from ..crypto.keyring import KeyRing
+from ..errors import Corrupt, Misuse
+
+FORMAT = "sealstream/key-file/1"
+MAX_BYTES = 1 << 20
+_DAMAGED = "key file {}: its content is damaged or was changed; restore it from your backup"
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    kek: str
+    ring: msgspec.Raw
+
+    def __repr__(self) -> str:
+        return "_File(…)"
+
+
+def create(path: Path, ring: KeyRing) -> None:
+    """Write `ring` to a new file of mode 0600, durable on return; missing parents are made with mode 0700.
+
+    `Misuse` if the file exists (it is never replaced), cannot be written, or the ring's KEK is not a local one.
+    """
+    content = _encode(ring)
+    try:
+        _make_parents(path.parent)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Misuse(f"key file {path}: exists already; choose another path, for what it protects needs it") from None
+    except OSError as e:
+        raise Misuse(f"key file {path}: cannot be made ({e.strerror}); choose a directory that you own") from None
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        _sync_directory(path.parent)
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        raise Misuse(f"key file {path}: cannot be written ({e.strerror}); make room or choose another disk") from None
+
+
+def load(path: Path) -> KeyRing:
+    """Read a file made by `create`.
+
+    `Misuse` if it is missing, not a plain file (a symbolic link included), not ours, or open to others; `Corrupt` if
+    its content is not byte for byte what `create` wrote.
+    """
+    content = _read_private(path)
+    try:
+        read = msgspec.json.decode(content, type=_File)
+        kek = base64.b64decode(read.kek, validate=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
+        raise Corrupt(_DAMAGED.format(path)) from None
+    if read.format != FORMAT or len(kek) != KEY_BYTES:
+        raise Corrupt(_DAMAGED.format(path))
+    try:
+        ring = KeyRing.from_document(bytes(read.ring), LocalKek(kek))
+    except Corrupt as e:
+        raise Corrupt(f"{_DAMAGED.format(path)} ({e})") from None
+    if _encode(ring) != content:
+        raise Corrupt(_DAMAGED.format(path))
+    return ring
+
+
+def _encode(ring: KeyRing) -> bytes:
+    if not isinstance(ring.kek, LocalKek):
+        raise Misuse("only a ring with a local KEK can be written to a key file")
+    kek = base64.b64encode(ring.kek.export()).decode()
+    return msgspec.json.encode(_File(FORMAT, kek, msgspec.Raw(ring.to_document()))) + b"\n"
+
+
+def _read_private(path: Path) -> bytes:
+    """Check the open file, not its name: it cannot be exchanged between the check and the reading."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Misuse(f"key file {path}: not there; make one with `sealstream keys init`") from None
+    except OSError as e:
+        if path.is_symlink():
+            raise Misuse(f"key file {path}: is a symbolic link; give the path of the file itself") from None
+        raise Misuse(f"key file {path}: cannot be opened ({e.strerror}); run as its owner") from None
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Misuse(f"key file {path}: is not a plain file")
+        if status.st_uid != os.geteuid():
+            raise Misuse(f"key file {path}: belongs to another user; run as its owner, or chown it")
+        if status.st_mode & 0o077:
+            raise Misuse(f"key file {path}: others may use it; run `chmod 600` on it, and ask who has read it")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise Corrupt(_DAMAGED.format(path))
+    return content
+
+
+def _make_parents(directory: Path) -> None:
+    """`Path.mkdir(parents=True)` would make the upper ones with the default mode."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for made in reversed(missing):
+        made.mkdir(mode=0o700, exist_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
