@@ -1,0 +1,213 @@
+"""Every setting: an environment variable `SEALSTREAM_<FIELD>`, with its unit, its default and why that one.
+
+`load()` reads the environment once, at the edge; everything behind it gets values. A variable with our prefix that is
+no setting is refused, since a misspelt setting is one that silently does not hold. Messages name the variable and the
+rule, never the value: it may be a password.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import Misuse
+
+PREFIX = "SEALSTREAM_"
+OTHERS = {"SEALSTREAM_DEBUG"}
+"""Read where no settings exist yet: SEALSTREAM_DEBUG=1 shows tracebacks."""
+_TESTS = "SEALSTREAM_TEST_"
+_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
+"""Kubernetes puts such variables into each pod for every service, "sealstream" included: no setting ends like that."""
+_SERVERS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\Z")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # Kafka
+    kafka: str | None = Field(
+        default=None,
+        description="Bootstrap servers, `host:port,host:port`. None: only the demo runs.",
+    )
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT",
+        description="Kafka's security.protocol. PLAINTEXT suits one machine only; use SASL_SSL or SSL.",
+    )
+    kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="SASL mechanism; the strongest that Kafka stores itself."
+    )
+    kafka_username: str | None = Field(default=None, description="SASL user.")
+    kafka_password: SecretStr | None = Field(default=None, description="SASL password; prefer KAFKA_PASSWORD_FILE.")
+    kafka_password_file: Path | None = Field(
+        default=None,
+        description="File with the SASL password (one trailing newline is cut): not seen in `ps` or dumps.",
+    )
+    kafka_ca_file: Path | None = Field(
+        default=None, description="PEM bundle that signs the brokers. None: the system's."
+    )
+    kafka_cert_file: Path | None = Field(default=None, description="PEM client certificate (mTLS).")
+    kafka_cert_key_file: Path | None = Field(default=None, description="PEM key of the client certificate.")
+
+    # topics
+    partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=4, description="Partitions of each topic: the bound on workers. All co-partitioned, so one number."
+    )
+    replication: Annotated[int, Field(ge=1, le=7)] = Field(
+        default=1, description="Copies of each partition. 1 suits one broker; 3 where there are three."
+    )
+
+    # worker
+    group: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = Field(
+        default="sealstream",
+        description="Prefix of the consumer groups and changelogs: one per installation on a cluster.",
+    )
+    state_dir: Path = Field(default=Path(".sealstream"), description="Directory for what a worker keeps on disk.")
+    key_file: Path | None = Field(default=None, description="Key ring. None: `keys.json` in the state directory.")
+    schema_dir: Path | None = Field(
+        default=None, description="Schemas. None: those that are installed with the program."
+    )
+    max_event_bytes: Annotated[int, Field(ge=1_024, le=64 << 20)] = Field(
+        default=1 << 20,
+        description="Bytes; a longer raw value is rejected as too_large. Kafka's own default limit is 1 MiB.",
+    )
+    max_batch_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."
+    )
+
+    # watch
+    watch_window_seconds: Annotated[float, Field(ge=0.05, le=86_400)] = Field(
+        default=60.0, description="Seconds of event time per window: an alert comes at most about two windows late."
+    )
+    watch_history_windows: Annotated[int, Field(ge=8, le=10_000)] = Field(
+        default=120, description="Past windows that a window is compared to: enough for a tail rank of 1 %."
+    )
+
+    # telemetry
+    http: str = Field(
+        default="127.0.0.1:9464",
+        description="`host:port` of /metrics, /healthz and /readyz; port 0 picks one, `off` serves none. "
+        "Loopback by default: it has no sign-in.",
+    )
+    http_cert_file: Path | None = Field(default=None, description="PEM certificate to serve the endpoint by TLS.")
+    http_key_file: Path | None = Field(default=None, description="PEM key of that certificate.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, JSON lines elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # `load` is the only reader of the environment
+
+    @field_validator("kafka")
+    @classmethod
+    def _servers(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        servers = [server.strip() for server in value.split(",")]
+        if not all(_SERVERS.match(server) for server in servers):
+            raise ValueError("must read host:port, several separated by commas")
+        return ",".join(servers)
+
+    @field_validator("http")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        if value != "off" and (not _SERVERS.match(value) or int(value.rpartition(":")[2]) > 65_535):
+            raise ValueError("must read host:port, or off")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kafka_security.startswith("SASL"):
+            if self.kafka_username is None:
+                raise ValueError("SEALSTREAM_KAFKA_USERNAME is needed with SASL")
+            if (self.kafka_password is None) == (self.kafka_password_file is None):
+                raise ValueError("exactly one of SEALSTREAM_KAFKA_PASSWORD and …_PASSWORD_FILE is needed with SASL")
+        if (self.kafka_cert_file is None) != (self.kafka_cert_key_file is None):
+            raise ValueError("SEALSTREAM_KAFKA_CERT_FILE and …_CERT_KEY_FILE go together")
+        if (self.http_cert_file is None) != (self.http_key_file is None):
+            raise ValueError("SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE go together")
+        return self
+
+    def bootstrap(self) -> str:
+        """Return the bootstrap servers, or raise `Misuse` saying how to give them."""
+        if self.kafka is None:
+            raise Misuse("no Kafka: set SEALSTREAM_KAFKA=host:port (`sealstream demo` brings a broker of its own)")
+        return self.kafka
+
+    def keys_path(self) -> Path:
+        return self.key_file or self.state_dir / "keys.json"
+
+    def password(self) -> str | None:
+        """Return the SASL password. `Misuse` if its file cannot be read."""
+        if self.kafka_password_file is None:
+            return None if self.kafka_password is None else self.kafka_password.get_secret_value()
+        try:
+            return self.kafka_password_file.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError):
+            raise Misuse("SEALSTREAM_KAFKA_PASSWORD_FILE cannot be read as UTF-8 text") from None
+
+    def security(self) -> dict[str, str]:
+        """Return Kafka's security properties by librdkafka's names; empty for PLAINTEXT."""
+        if self.kafka_security == "PLAINTEXT":
+            return {}
+        given: dict[str, str | Path | None] = {"security.protocol": self.kafka_security}
+        if self.kafka_security.startswith("SASL"):
+            given |= {"sasl.mechanism": self.kafka_sasl, "sasl.username": self.kafka_username}
+            given["sasl.password"] = self.password()
+        if self.kafka_security.endswith("SSL"):
+            given |= {"ssl.ca.location": self.kafka_ca_file, "ssl.certificate.location": self.kafka_cert_file}
+            given["ssl.key.location"] = self.kafka_cert_key_file
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from the environment; `overrides` (options of a command) go first, None means not given.
+
+    An empty variable counts as not set, as compose files write it. `Misuse` names the variable and the rule.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in OTHERS or name.startswith(_TESTS) or value == "":
+            continue
+        field = name.removeprefix(PREFIX).lower()
+        if name == name.upper() and field in Settings.model_fields:
+            values[field] = value
+        elif not _KUBERNETES.search(name):
+            raise Misuse(f"{name} is no setting{_like(name)}; `sealstream worker --help` says where they are listed")
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise Misuse("; ".join(_rule(e) for e in error.errors(include_url=False, include_input=False))) from None
+
+
+def _like(name: str) -> str:
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _rule(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:] if message.startswith("Input") else message
+    if not error["loc"]:
+        return message
+    return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}"

@@ -1,0 +1,1 @@
+"""What the process tells of itself: metrics, logs, health. No value of an event can enter any of them."""
