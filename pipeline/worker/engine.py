@@ -1,0 +1,377 @@
+"""One leg at work: batches in, checkpoints out, acknowledgement last.
+
+Batches of every assigned partition are folded into memory at once. A *checkpoint* takes everything that they caused,
+writes it phase by phase (`ports.Effects`), and moves the offset book when the last phase is durable. The next batches
+are worked on while a checkpoint is being written; checkpoints are written one after another, in order. So a
+checkpoint is small when the stream is idle (latency) and large when it lags (throughput), without waiting for either.
+
+An exception from a leg is our fault: the engine stops, acknowledges nothing more, and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError
+
+from ..events import SourceBatch
+from ..ports import STATE, Effects, Leg, LegState, Metrics, Out, PartitionLeg
+from .book import OffsetBook, TopicPartition
+from .output import Output
+from .tables import ChangelogTable
+from .transport import Consumer, Transport
+
+log = structlog.get_logger(__name__)
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the engine runs; `pipeline.settings` says the same with names and reasons for operators."""
+
+    bootstrap: str
+    security: Mapping[str, Any] = {}
+    group_prefix: str = "sealstream"
+    state_dir: str = ".sealstream/state"
+    session_timeout: float = 30.0
+    """Seconds without a heartbeat after which the group takes a worker's partitions away."""
+    checkpoint_records: int = 10_000
+    """At most so many records are taken in between two checkpoints: bounds memory and what a crash repeats."""
+    checkpoint_seconds: float = 0.25
+    """While records keep coming, a checkpoint begins at the latest after this time."""
+    commit_seconds: float = 1.0
+    drain_seconds: float = 9.0
+    """How long a SIGTERM or a rebalance waits for the last checkpoint; then it is given up, unacknowledged."""
+    tick_seconds: float = 1.0
+
+
+def changelog_topic(group_prefix: str, leg: str, table: str) -> str:
+    return f"{group_prefix}-{leg}-{table}-changelog"
+
+
+class App(faust.App):  # type: ignore[misc]
+    """A Faust application for one leg: its consumer group is the leg's, whichever legs share the process."""
+
+    engine: LegEngine
+
+
+class LegEngine:
+    """Runs one leg until `stop`, or until `failed` is set."""
+
+    def __init__(
+        self,
+        leg: Leg,
+        config: EngineConfig,
+        metrics: Metrics,
+        incarnations: Mapping[str, str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.leg, self.config, self.metrics = leg, config, metrics
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.book = OffsetBook()
+        self._now = now
+        self._incarnations = incarnations
+        self._output = Output(config.bootstrap, config.security, f"{config.group_prefix}-{leg.name}")
+        self._parts: dict[int, PartitionLeg] = {}
+        self._taken = 0  # records since the last checkpoint began
+        self._taken_at = 0.0
+        self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
+        self._flush: asyncio.Task[None] | None = None
+        self._accepting = False
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.app = self._new_app()
+
+    # -- Faust ---------------------------------------------------------------------------------------------------
+
+    def _new_app(self) -> App:
+        config, leg = self.config, self.leg
+        group = f"{config.group_prefix}-{leg.name}"
+        datadir = Path(config.state_dir) / leg.name
+        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        app = App(
+            group,
+            broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
+            store="memory://",
+            datadir=str(datadir),
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            consumer_auto_offset_reset="earliest",
+            key_serializer="raw",
+            value_serializer="raw",
+            stream_buffer_maxsize=2,
+            stream_wait_empty=False,
+            stream_recovery_delay=0.0,
+            table_standby_replicas=0,
+            broker_request_timeout=40.0,
+            broker_session_timeout=config.session_timeout,
+            processing_guarantee="at_least_once",
+        )
+        app.engine = self
+        app.transport = Transport(app.conf.broker_consumer, app, app.loop)
+        topic = app.topic(*leg.sources, key_serializer="raw", value_serializer="raw")
+        self._tables = {
+            name: ChangelogTable(
+                app,
+                name=f"{leg.name}-{name}",
+                changelog_topic=app.topic(
+                    changelog_topic(config.group_prefix, leg.name, name),
+                    key_serializer="raw",
+                    value_serializer="raw",
+                    acks=False,
+                    internal=False,
+                ),
+            )
+            for name in leg.tables
+        }
+        for table in self._tables.values():
+            app.tables.add(table)
+        app.agent(topic, concurrency=1, name=leg.name)(self._agent)
+        app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_rebalance_complete.connect(self._on_recovered)
+        return app
+
+    async def _agent(self, stream: Any) -> None:
+        try:
+            async for event in stream.events():
+                await self._take(event.message)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:
+            self.fail(e)
+            await asyncio.Event().wait()  # Faust would restart the agent and go on with the next batch
+
+    async def _on_revoked(self, app: App, revoked: set[Any], **_: Any) -> None:
+        """Faust has paused the flow and cleared its queues: make what was taken in durable, commit, let go."""
+        if self._accepting:
+            self._accepting = False
+            await self.drain()
+        self.metrics.state(self.leg.name, LegState.RECOVERING)
+
+    async def _on_recovered(self, app: App, **_: Any) -> None:
+        """Tables are recovered; reading goes on from the committed offsets."""
+        self.book.forget()
+        self._parts.clear()
+        mine = self.app.consumer.assignment()
+        for number in sorted({tp.partition for tp in mine if tp.topic in self.leg.sources}):
+            self._open(number)
+        self._accepting = True
+        self.metrics.state(self.leg.name, LegState.RUNNING)
+        log.info("partitions assigned", leg=self.leg.name, partitions=sorted(self._parts))
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def _open(self, number: int) -> PartitionLeg:
+        part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+        self._parts[number] = part
+        return part
+
+    async def _take(self, message: Any) -> None:
+        """Fold one batch; start a checkpoint when it is time; hold the stream while too much is underway."""
+        if not self._accepting or message.generation_id != self.app.consumer_generation_id:
+            return  # of an old generation: its partitions were drained, and are read again from what was committed
+        records = message.value
+        tp = TopicPartition(message.topic, message.partition)
+        part = self._parts.get(tp.partition)
+        assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
+        started = time.perf_counter()
+        self.book.note(tp, records[0].offset, records[-1].offset)
+        part.on_batch(SourceBatch(tp.topic, self._incarnations.get(tp.topic, ""), tp.partition, records))
+        self.metrics.batch(self.leg.name, tp.topic, len(records), time.perf_counter() - started)
+        if not self._taken:
+            self._taken_at = started
+        self._taken += len(records)
+        self._latest = max(self._latest, records[-1].timestamp)
+        self._wake.set()
+        while self._taken >= self.config.checkpoint_records and not self.failed.done():
+            if self._flush is None:
+                self._begin()
+            else:
+                await asyncio.wait({self._flush})
+
+    def _idle(self) -> bool:
+        """Nothing has been fetched that the agent could take at once."""
+        return all(not chan.queue.qsize() for chan in self.app.topics if not chan.internal and chan.acks)
+
+    async def _checkpoints(self) -> None:
+        """Begin a checkpoint as soon as the last one is durable and the stream is idle, or it has been long enough."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._taken:
+                if self._flush is not None:
+                    await asyncio.wait({self._flush})
+                    continue
+                if self._idle() or time.perf_counter() - self._taken_at >= self.config.checkpoint_seconds:
+                    self._begin()
+                else:
+                    await asyncio.sleep(0.005)
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_seconds)
+            if not self._accepting:
+                continue
+            now = int(self._now() * 1000)
+            caught_up = self._report_lag()
+            for number, part in self._parts.items():
+                part.on_tick(now, caught_up.get(number, True))
+            for name, table in self._tables.items():
+                self.metrics.rows(self.leg.name, name, sum(len(t) for t in table.partitions.values()))
+            if self._flush is None:
+                self._begin()
+
+    def _report_lag(self) -> dict[int, bool]:
+        consumer: Consumer = self.app.consumer
+        caught_up: dict[int, bool] = {}
+        for tp in consumer.assignment():
+            if tp.topic not in self.leg.sources:
+                continue
+            at = TopicPartition(tp.topic, tp.partition)
+            end, read = consumer.high_water(at), self.book.next_offset(at)
+            lag = 0 if end is None or read is None else max(0, end - read)
+            self.metrics.lag(self.leg.name, tp.topic, tp.partition, lag)
+            caught_up[tp.partition] = caught_up.get(tp.partition, True) and lag == 0
+        return caught_up
+
+    async def _commits(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.commit_seconds)
+            if self._accepting:
+                await self._commit()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Seal what the batches so far caused, and write it in the background."""
+        assert self._flush is None
+        taken, self._taken = self._taken, 0
+        mark = self.book.mark()
+        effects = [part.drain() for part in self._parts.values()]
+        changes = [
+            (changelog_topic(self.config.group_prefix, self.leg.name, name), number, outs)
+            for name, table in self._tables.items()
+            for number, rows in table.partitions.items()
+            if (outs := rows.changes(self._latest))
+        ]
+        self._flush = asyncio.ensure_future(self._write(merge(effects), changes, mark, taken))
+        self._flush.add_done_callback(self._flushed)
+
+    async def _write(
+        self,
+        phases: list[dict[str, list[Out]] | str],
+        changes: list[tuple[str, int, list[Out]]],
+        mark: dict[TopicPartition, int],
+        taken: int,
+    ) -> None:
+        started = time.perf_counter()
+        for phase in phases:
+            if phase == STATE:
+                if changes:
+                    await self._output.write_all(changes)
+            elif phase:
+                assert isinstance(phase, dict)
+                await self._output.write(phase)
+        self.book.settle(mark)
+        self.metrics.checkpoint(self.leg.name, taken, time.perf_counter() - started)
+        for topic, _, outs in changes:
+            self.metrics.changelog(
+                self.leg.name, topic, len(outs), sum(len(o.key) + len(o.value or b"") for o in outs)
+            )
+
+    def _flushed(self, flush: asyncio.Task[None]) -> None:
+        self._flush = None
+        self._wake.set()
+        if not flush.cancelled() and (error := flush.exception()) is not None:
+            self.fail(error)
+
+    async def _commit(self) -> None:
+        offsets = self.book.to_commit()
+        if offsets and await self.app.consumer.commit_offsets(offsets):
+            self.book.committed_at(offsets)
+            self.metrics.committed(self.leg.name, len(offsets))
+
+    async def drain(self) -> None:
+        """Checkpoint and commit everything that was taken in, within `drain_seconds`; else fail, unacknowledged."""
+        try:
+            async with asyncio.timeout(self.config.drain_seconds):
+                while self._flush is not None:
+                    await asyncio.wait({self._flush})
+                if not self.failed.done():
+                    self._begin()
+                    assert self._flush is not None
+                    await asyncio.wait({self._flush})
+                if not self.failed.done():
+                    await self._commit()
+        except TimeoutError as e:
+            self.fail(e)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self._accepting = False
+            self.failed.set_result(error)
+            self.metrics.state(self.leg.name, LegState.FAILED)
+
+    async def start(self) -> None:
+        self.metrics.state(self.leg.name, LegState.RECOVERING)
+        await self._output.start()
+        self.app.finalize()
+        await self.app.start()
+        for loop in (self._checkpoints, self._ticks, self._commits, self._watch_faust):
+            task = asyncio.ensure_future(loop())
+            task.add_done_callback(self._loop_ended)
+            self._tasks.append(task)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    async def _watch_faust(self) -> None:
+        while not self.app.crashed:
+            await asyncio.sleep(0.2)
+        raise self.app.crash_reason or RuntimeError("faust stopped by itself")
+
+    async def stop(self) -> None:
+        """Stop reading, make what was taken in durable, commit, leave the group."""
+        self.metrics.state(self.leg.name, LegState.STOPPING)
+        accepting, self._accepting = self._accepting, False
+        if accepting:
+            self.app.consumer.stop_flow()
+            await self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._flush is not None:
+            self._flush.cancel()
+        await self.app.stop()
+        try:
+            await self._output.stop()
+        except KafkaError:
+            log.debug("producer did not close", leg=self.leg.name)
+
+
+def merge(effects: list[Effects]) -> list[dict[str, list[Out]] | str]:
+    """The effects of several partitions as one list of phases; every leg's effects have the same shape."""
+    merged: list[dict[str, list[Out]] | str] = []
+    for i, phase in enumerate(effects[0].phases if effects else ()):
+        if isinstance(phase, str):
+            assert all(e.phases[i] == phase for e in effects)
+            merged.append(phase)
+            continue
+        together: dict[str, list[Out]] = {}
+        for e in effects:
+            part = e.phases[i]
+            assert isinstance(part, dict)
+            for topic, outs in part.items():
+                if outs:
+                    together.setdefault(str(topic), []).extend(outs)
+        merged.append(together)
+    return merged

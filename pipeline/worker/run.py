@@ -1,0 +1,113 @@
+"""Run legs in this process until a signal, or until one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+from collections.abc import Sequence
+
+import structlog
+
+from ..errors import SealstreamError, Transient
+from ..events import Topic
+from ..ports import Leg, LegState, Metrics
+from . import records, requirements
+from .engine import EngineConfig, LegEngine, changelog_topic
+from .startup import await_topics
+
+log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 10.0
+
+
+def run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
+    """Block until SIGTERM or SIGINT (0: everything taken in is durable and committed), or a failure (its exit code)."""
+    requirements.check()
+    records.install()
+    gc.set_threshold(50_000, 20, 100)  # batches allocate by the ten thousand and free by reference count
+    return asyncio.run(_run(legs, config, metrics))
+
+
+async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    for leg in legs:
+        metrics.state(leg.name, LegState.WAITING)
+    engines: list[LegEngine] = []
+    try:
+        incarnations = await _until(stopping, await_topics(config, _topics(legs, config)))
+        if incarnations is None:
+            return 0
+        engines = [LegEngine(leg, config, metrics, incarnations) for leg in legs]
+        failed = await _serve(engines, stopping)
+    except SealstreamError as e:
+        failed = e
+    gc.freeze()
+    stopped = await _stop(engines)
+    if failed is None and stopped:
+        log.info("stopped, everything taken in is acknowledged")
+        return 0
+    failed = failed or next((e.failed.result() for e in engines if e.failed.done()), None)
+    failed = failed or Transient("the last checkpoint could not be made durable in time; it will be repeated")
+    known = isinstance(failed, SealstreamError)
+    log.error(
+        "stopped by a failure; nothing unfinished was acknowledged",
+        error=type(failed).__name__,
+        message=str(failed) if known else "",
+        exc_info=None if known else failed,
+    )
+    return failed.exit_code if isinstance(failed, SealstreamError) else 1
+
+
+def _topics(legs: Sequence[Leg], config: EngineConfig) -> list[list[str]]:
+    """For each leg, the topics that must have one partition count."""
+    return [
+        [str(Topic(s)) for s in leg.sources] + [changelog_topic(config.group_prefix, leg.name, t) for t in leg.tables]
+        for leg in legs
+    ]
+
+
+async def _until(stopping: asyncio.Event, work: object) -> dict[str, str] | None:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    stop = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        found: dict[str, str] = task.result()
+        return found
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None
+
+
+async def _serve(engines: Sequence[LegEngine], stopping: asyncio.Event) -> BaseException | None:
+    stop = asyncio.ensure_future(stopping.wait())
+    starts = asyncio.gather(*(e.start() for e in engines))
+    try:
+        done, _ = await asyncio.wait({stop, starts, *(e.failed for e in engines)}, return_when=asyncio.FIRST_COMPLETED)
+        if starts in done:
+            if (error := starts.exception()) is not None:
+                return error
+            await asyncio.wait({stop, *(e.failed for e in engines)}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        if not starts.done():
+            starts.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starts
+    return next((e.failed.result() for e in engines if e.failed.done()), None)
+
+
+async def _stop(engines: Sequence[LegEngine]) -> bool:
+    """Stop all; True if each made its last checkpoint durable."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await asyncio.gather(*(e.stop() for e in engines))
+    except TimeoutError:
+        return False
+    return not any(e.failed.done() for e in engines)

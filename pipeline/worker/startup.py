@@ -1,0 +1,58 @@
+"""Wait for the broker, then check the topics: what must be true before a leg may start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ..adapters.topics import admin_config, topic_ids
+from ..errors import Misuse, Transient
+
+if TYPE_CHECKING:
+    from .engine import EngineConfig
+
+log = structlog.get_logger(__name__)
+
+
+async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the topics' incarnations (topic ids).
+
+    A broker that is away is waited for without end, with backoff, and said so once.
+
+    Raises:
+        Misuse: a topic is missing, or co-partitioned topics differ in their number of partitions.
+    """
+    wait = 0.5
+    said = False
+    while True:
+        try:
+            counts = await asyncio.to_thread(_partition_counts, config)
+            names = sorted({t for group in groups for t in group})
+            ids = await asyncio.to_thread(topic_ids, config.bootstrap, names)
+            break
+        except (KafkaException, Transient):
+            if not said:
+                log.warning("broker does not answer, waiting for it", bootstrap=config.bootstrap)
+                said = True
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 5.0)
+    if said:
+        log.info("broker answers")
+    for group in groups:
+        missing = [t for t in group if t not in counts]
+        if missing:
+            raise Misuse(f"topics are missing: {', '.join(missing)}; run `sealstream topics apply`")
+        if len({counts[t] for t in group}) > 1:
+            found = ", ".join(f"{t}: {counts[t]}" for t in group)
+            raise Misuse(f"these topics must have the same number of partitions, but have {found}")
+    return ids
+
+
+def _partition_counts(config: EngineConfig) -> dict[str, int]:
+    metadata = AdminClient(admin_config(config.bootstrap, config.security)).list_topics(timeout=5)
+    return {name: len(t.partitions) for name, t in metadata.topics.items()}
