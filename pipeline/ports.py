@@ -33,7 +33,7 @@ class Out(msgspec.Struct, frozen=True):
     key: bytes
     value: bytes | None
     timestamp: int
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: list[tuple[str, bytes]] = []
 
 
 STATE = "<state>"

@@ -274,7 +274,7 @@ class LegEngine:
         for phase in phases:
             if phase == STATE:
                 if changes:
-                    await self._output.write_all(changes)
+                    await self._output.write_to(changes)
             elif phase:
                 assert isinstance(phase, dict)
                 await self._output.write(phase)

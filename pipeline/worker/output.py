@@ -13,18 +13,17 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from ..errors import Fatal
 from ..ports import Out
+from .partitioner import Partitioner
 
 log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 900_000
 """Size of a record batch before compression; below the broker's default message.max.bytes of 1 MiB."""
 REQUEST_BYTES = 64 << 20
-PARTITION_CACHE = 200_000
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -37,7 +36,7 @@ class RecordBatch(BatchBuilder):  # type: ignore[misc]
         n = self._relative_offset
         i = start
         for out in outs[start:] if start else outs:
-            if append(n, out.timestamp, out.key, out.value, list(out.headers)) is None:
+            if append(n, out.timestamp, out.key, out.value, out.headers) is None:
                 break
             n += 1
             i += 1
@@ -62,7 +61,7 @@ class Output:
         }
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
-        self._partition_of: dict[bytes, int] = {}
+        self._partitioner = Partitioner()
         self._away = False
 
     async def start(self) -> None:
@@ -91,28 +90,19 @@ class Output:
         batches = [b for topic, outs in records.items() for b in await self._keyed(topic, outs)]
         await self._deliver(batches)
 
-    async def write_partition(self, topic: str, partition: int, records: Sequence[Out]) -> None:
-        """As `write`, but to one given partition (a changelog's is that of its table)."""
-        await self._deliver([(topic, partition, records)])
-
-    async def write_all(self, batches: list[tuple[str, int, Sequence[Out]]]) -> None:
+    async def write_to(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
+        """As `write`, to given partitions: a changelog's is that of its table."""
         await self._deliver(batches)
 
     async def _keyed(self, topic: str, outs: Sequence[Out]) -> Iterable[tuple[str, int, Sequence[Out]]]:
         count = await self.partitions(topic)
-        known = self._partition_of
-        if len(known) > PARTITION_CACHE:
-            known.clear()
+        hashes = self._partitioner.hashes([out.key for out in outs])
         targets: list[list[Out]] = [[] for _ in range(count)]
         for out in outs:
-            key = out.key
-            h = known.get(key)
-            if h is None:
-                h = known[key] = murmur2(key) & 0x7FFFFFFF  # pure Python, 12 µs: hence the cache
-            targets[h % count].append(out)
+            targets[hashes[out.key] % count].append(out)
         return [(topic, p, t) for p, t in enumerate(targets) if t]
 
-    async def _deliver(self, batches: list[tuple[str, int, Sequence[Out]]]) -> None:
+    async def _deliver(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
         attempt = 0
         while True:
             try:
@@ -142,7 +132,7 @@ class Output:
         except KafkaError:  # still away: the next send says so
             log.debug("producer did not start")
 
-    async def _send(self, batches: list[tuple[str, int, Sequence[Out]]]) -> None:
+    async def _send(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
         producer = self._producer
         assert producer is not None
         waiting = []

@@ -2,24 +2,36 @@
 
 aiokafka hands out a `ConsumerRecord` per record through two Python frames. `DefaultRecord`, its compiled record, has
 all that a stage reads (`events.Record`), so `LeanRecords` hands out that one. It also reads what the compiled parser
-cannot: a header whose name is not UTF-8 would end the consumer for good, and anyone may send one.
+refuses: a record header whose name is not UTF-8 would stop the consumer at that offset for good, and anyone who may
+write to the topic can send one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import aiokafka.consumer.fetcher as fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-from ..events import RawRecord
+
+class KeptRecords:
+    """aiokafka's parser of a fetched buffer, with the buffer."""
+
+    __slots__ = ("_records", "buffer", "has_next", "next_batch", "size_in_bytes")
+
+    def __init__(self, buffer: bytes) -> None:
+        self.buffer = buffer
+        self._records = records = MemoryRecords(buffer)
+        self.has_next = records.has_next
+        self.next_batch = records.next_batch
+        self.size_in_bytes = records.size_in_bytes
 
 
 class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """Read uncommitted, no deserializers; for compiled batches of format 2 and of the older ones alike."""
+    """The records of one fetch; isolation level read_uncommitted, no deserializers."""
 
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] = self._records_iterator
@@ -34,18 +46,52 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             if batch.is_control_batch:
                 self.next_fetch_offset = batch.next_offset
                 continue
-            wanted = self.next_fetch_offset
-            for record in batch:
-                offset = record.offset
-                if offset >= wanted:
-                    self.next_fetch_offset = offset + 1
-                    yield record
+            try:
+                for record in batch:
+                    offset = record.offset
+                    if offset >= self.next_fetch_offset:
+                        self.next_fetch_offset = offset + 1
+                        yield record
+            except (UnicodeDecodeError, CorruptRecordException):
+                yield from self._read_leniently(batch.base_offset)
             self.next_fetch_offset = batch.next_offset
+
+    def _read_leniently(self, base_offset: int) -> Iterator[Any]:
+        """The rest of a batch by aiokafka's Python parser, header names with undecodable bytes as surrogates.
+
+        Raises:
+            CorruptRecordException: it is not the header names that are wrong.
+        """
+        batches = _MemoryRecordsPy(self._records.buffer)
+        while batches.has_next():
+            batch = batches.next_batch()
+            if batch.base_offset == base_offset:
+                for record in LenientBatch(batch._buffer):
+                    if record.offset >= self.next_fetch_offset:
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
+                return
+
+
+class _LenientBuffer(bytearray):
+    """Decodes its slices with `surrogateescape`."""
+
+    def __getitem__(self, at: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(at)
+        return _LenientBuffer(found) if isinstance(at, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> str:
+        return super().decode(encoding, "surrogateescape")
+
+
+class LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    def __iter__(self) -> LenientBatch:
+        self._maybe_uncompress()
+        self._buffer = _LenientBuffer(self._buffer)
+        return self
 
 
 def install() -> None:
     """Make aiokafka's consumers of this process hand out lean records; `requirements.check` guards the versions."""
+    fetcher.MemoryRecords = KeptRecords
     fetcher.PartitionRecords = LeanRecords
-
-
-__all__ = ["LeanRecords", "RawRecord", "_DefaultRecordBatchPy", "_MemoryRecordsPy", "install"]
