@@ -36,6 +36,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     bootstrap: str
     security: Mapping[str, Any] = {}
+    topic_prefix: str = ""
+    """Put before every topic and group: several pipelines, or tests, on one broker."""
     group_prefix: str = "sealstream"
     state_dir: str = ".sealstream/state"
     session_timeout: float = 30.0
@@ -50,8 +52,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     tick_seconds: float = 1.0
 
 
-def changelog_topic(group_prefix: str, leg: str, table: str) -> str:
-    return f"{group_prefix}-{leg}-{table}-changelog"
+def group(config: EngineConfig, leg: str) -> str:
+    """The consumer group of a leg."""
+    return f"{config.topic_prefix}{config.group_prefix}-{leg}"
+
+
+def changelog_topic(config: EngineConfig, leg: str, table: str) -> str:
+    return f"{group(config, leg)}-{table}-changelog"
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -76,7 +83,8 @@ class LegEngine:
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
-        self._output = Output(config.bootstrap, config.security, f"{config.group_prefix}-{leg.name}")
+        self._output = Output(config.bootstrap, config.security, group(config, leg.name))
+        self._sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
         self._taken = 0  # records since the last checkpoint began
         self._taken_at = 0.0
@@ -91,11 +99,10 @@ class LegEngine:
 
     def _new_app(self) -> App:
         config, leg = self.config, self.leg
-        group = f"{config.group_prefix}-{leg.name}"
         datadir = Path(config.state_dir) / leg.name
         datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
         app = App(
-            group,
+            group(config, leg.name),
             broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
             store="memory://",
             datadir=str(datadir),
@@ -115,13 +122,13 @@ class LegEngine:
         )
         app.engine = self
         app.transport = Transport(app.conf.broker_consumer, app, app.loop)
-        topic = app.topic(*leg.sources, key_serializer="raw", value_serializer="raw")
+        topic = app.topic(*self._sources, key_serializer="raw", value_serializer="raw")
         self._tables = {
             name: ChangelogTable(
                 app,
                 name=f"{leg.name}-{name}",
                 changelog_topic=app.topic(
-                    changelog_topic(config.group_prefix, leg.name, name),
+                    changelog_topic(config, leg.name, name),
                     key_serializer="raw",
                     value_serializer="raw",
                     acks=False,
@@ -159,7 +166,7 @@ class LegEngine:
         self.book.forget()
         self._parts.clear()
         mine = self.app.consumer.assignment()
-        for number in sorted({tp.partition for tp in mine if tp.topic in self.leg.sources}):
+        for number in sorted({tp.partition for tp in mine if tp.topic in self._sources}):
             self._open(number)
         self._accepting = True
         self.metrics.state(self.leg.name, LegState.RUNNING)
@@ -182,7 +189,9 @@ class LegEngine:
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
         started = time.perf_counter()
         self.book.note(tp, records[0].offset, records[-1].offset)
-        part.on_batch(SourceBatch(tp.topic, self._incarnations.get(tp.topic, ""), tp.partition, records))
+        part.on_batch(
+            SourceBatch(self._sources[tp.topic], self._incarnations.get(tp.topic, ""), tp.partition, records)
+        )
         self.metrics.batch(self.leg.name, tp.topic, len(records), time.perf_counter() - started)
         if not self._taken:
             self._taken_at = started
@@ -231,7 +240,7 @@ class LegEngine:
         consumer: Consumer = self.app.consumer
         caught_up: dict[int, bool] = {}
         for tp in consumer.assignment():
-            if tp.topic not in self.leg.sources:
+            if tp.topic not in self._sources:
                 continue
             at = TopicPartition(tp.topic, tp.partition)
             end, read = consumer.high_water(at), self.book.next_offset(at)
@@ -255,7 +264,7 @@ class LegEngine:
         mark = self.book.mark()
         effects = [part.drain() for part in self._parts.values()]
         changes = [
-            (changelog_topic(self.config.group_prefix, self.leg.name, name), number, outs)
+            (changelog_topic(self.config, self.leg.name, name), number, outs)
             for name, table in self._tables.items()
             for number, rows in table.partitions.items()
             if (outs := rows.changes(self._latest))
@@ -277,7 +286,7 @@ class LegEngine:
                     await self._output.write_to(changes)
             elif phase:
                 assert isinstance(phase, dict)
-                await self._output.write(phase)
+                await self._output.write({self.config.topic_prefix + topic: outs for topic, outs in phase.items()})
         self.book.settle(mark)
         self.metrics.checkpoint(self.leg.name, taken, time.perf_counter() - started)
         for topic, _, outs in changes:

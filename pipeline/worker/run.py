@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import structlog
 
 from ..errors import SealstreamError, Transient
-from ..events import Topic
 from ..ports import Leg, LegState, Metrics
 from . import records, requirements
 from .engine import EngineConfig, LegEngine, changelog_topic
@@ -66,7 +65,7 @@ async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> i
 def _topics(legs: Sequence[Leg], config: EngineConfig) -> list[list[str]]:
     """For each leg, the topics that must have one partition count."""
     return [
-        [str(Topic(s)) for s in leg.sources] + [changelog_topic(config.group_prefix, leg.name, t) for t in leg.tables]
+        [config.topic_prefix + s for s in leg.sources] + [changelog_topic(config, leg.name, t) for t in leg.tables]
         for leg in legs
     ]
 
