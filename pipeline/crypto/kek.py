@@ -27,7 +27,8 @@ COMMITMENT_BYTES = 32
 class Kek(Protocol):
     """A provider that wraps small secrets: a local key now; PKCS#11, a KMS or Vault later.
 
-    `unwrap` raises `Corrupt` when the bytes or `aad` are not what `wrap` had, or the KEK is another, `Transient` when a provider is away.
+    `unwrap` raises `Corrupt` when the bytes, `aad` or the KEK are not those of `wrap`, `Transient` when a provider is
+    away.
     """
 
     def wrap(self, plain: bytes, aad: bytes) -> bytes: ...

@@ -1,0 +1,170 @@
+"""`sealstream replay`: rejected records back on `events.raw`, exactly as they were sent."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from .. import settings
+from ..crypto.keyring import KeyRing
+from ..crypto.rejects import Original, RejectBox
+from ..crypto.seal import SealBroken
+from ..errors import Misuse
+from ..events import Origin, Topic
+from ..outcomes import Reason, RejectedRecord
+
+REPLAYED_FROM = "replayed-from"
+
+
+@click.command()
+@click.option(
+    "--reason", "reasons", multiple=True, type=click.Choice([r.value for r in Reason]), help="Only these; repeatable."
+)
+@click.option(
+    "--since-offset", "since", multiple=True, metavar="[P:]N", help="Begin at offset N of events.rejected (of partition P)."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Replay at most so many.")
+@click.option("--dry-run", is_flag=True, help="Open and count, send nothing.")
+@click.option("--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    reasons: tuple[str, ...],
+    since: tuple[str, ...],
+    limit: int | None,
+    dry_run: bool,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Send rejected records to events.raw again, with the key, value, headers and Kafka time that they had.
+
+    Fix their cause first (a schema, a source), then replay. Each record gets one more header, `replayed-from`, with the
+    origin that was rejected. Nothing is deleted: the summary says at which offsets to go on the next time. Exit code 1
+    if a record does not open.
+
+    \b
+    Examples:
+      sealstream replay --reason unknown_schema --dry-run
+      sealstream replay --reason unknown_schema --since-offset 0:120 --limit 500 --json
+    """
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    ring = wiring.key_ring(config)
+    with wiring.reader(config, Topic.REJECTED) as found:
+        starts = _starts(since, found.partitions)
+    with wiring.reader(config, Topic.REJECTED, starts) as found, wiring.sender(config, Topic.RAW) as send:
+        run = Replay(ring, frozenset(reasons), limit, (lambda *_: None) if dry_run else send)
+        with _progress(found.total) as step:
+            for record in found:
+                if not run.take(record):
+                    break
+                step()
+    _tell(run, dry_run, as_json)
+    ctx.exit(1 if run.unopened else 0)
+
+
+class Replay:
+    """One run: what it looked at, sent, and could not open."""
+
+    def __init__(
+        self, ring: KeyRing, reasons: frozenset[str], limit: int | None, send: Callable[[Original, int], None]
+    ) -> None:
+        self._ring = ring
+        self._reasons = reasons
+        self._limit = limit
+        self._send = send
+        self._boxes: dict[str, RejectBox] = {}
+        self.seen = 0
+        self.unopened = 0
+        self.replayed: Counter[str] = Counter()
+        self.next: dict[int, int] = {}
+
+    def take(self, found: Any) -> bool:
+        """Look at one record (`adapters.reader.Found`); False once the limit is reached, with the record not taken."""
+        if self._limit is not None and self.replayed.total() >= self._limit:
+            return False
+        self.seen += 1
+        self.next[found.partition] = found.offset + 1
+        try:
+            rejected = msgspec.json.decode(found.value or b"", type=RejectedRecord)
+            if self._reasons and rejected.reason not in self._reasons:
+                return True
+            original = self._open(rejected)
+        except (msgspec.DecodeError, SealBroken, ValueError):
+            self.unopened += 1
+            return True
+        self._send(again(original, rejected.origin), rejected.received_at)
+        self.replayed[rejected.reason.value] += 1
+        return True
+
+    def _open(self, rejected: RejectedRecord) -> Original:
+        box = self._boxes.get(rejected.key_id)
+        if box is None:
+            box = self._boxes[rejected.key_id] = self._ring.reject_box_of(rejected.key_id)
+        return box.open(bytes.fromhex(rejected.event_id), rejected.reason.value, rejected.sealed)
+
+
+def again(original: Original, origin: Origin) -> Original:
+    """Return what to send: the original and one more header, `<topic>/<incarnation>/<partition>/<offset>`."""
+    place = f"{origin.topic}/{origin.incarnation}/{origin.partition}/{origin.offset}"
+    return original._replace(headers=(*original.headers, (REPLAYED_FROM, place.encode())))
+
+
+def _starts(given: tuple[str, ...], partitions: tuple[int, ...]) -> dict[int, int]:
+    """Return partition → offset of `--since-offset`; one without a partition holds for all."""
+    starts: dict[int, int] = {}
+    for text in given:
+        partition, colon, offset = text.rpartition(":")
+        if not (offset.isascii() and offset.isdigit()) or (colon and not (partition.isascii() and partition.isdigit())):
+            raise Misuse("--since-offset takes an offset, or partition:offset")
+        if colon and int(partition) not in partitions:
+            raise Misuse(f"--since-offset: {Topic.REJECTED.value} has partitions 0 to {len(partitions) - 1}")
+        starts |= {int(partition): int(offset)} if colon else dict.fromkeys(partitions, int(offset))
+    return starts
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with click.progressbar(length=total, label="rejected records", file=sys.stderr, update_min_steps=100) as bar:
+        yield lambda: bar.update(1)
+
+
+def _tell(run: Replay, dry_run: bool, as_json: bool) -> None:
+    sent: Mapping[str, int] = dict(sorted(run.replayed.items()))
+    if as_json:
+        next_offsets = {str(p): o for p, o in sorted(run.next.items())}
+        click.echo(
+            json.dumps(
+                {
+                    "seen": run.seen,
+                    "replayed": run.replayed.total(),
+                    "by_reason": sent,
+                    "unopened": run.unopened,
+                    "dry_run": dry_run,
+                    "next": next_offsets,
+                }
+            )
+        )
+        return
+    verb = "would replay" if dry_run else "replayed"
+    click.echo(f"{verb} {run.replayed.total()} of {run.seen} rejected records")
+    for reason, count in sent.items():
+        click.echo(f"  {count:>8}  {reason}")
+    if run.unopened:
+        click.echo(f"{run.unopened} did not open: damaged, or sealed under other keys", err=True)
+    if run.next and not dry_run:
+        options = " ".join(f"--since-offset {p}:{o}" for p, o in sorted(run.next.items()))
+        click.echo(f"next time go on with: {options}", err=True)

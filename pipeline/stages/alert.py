@@ -1,0 +1,239 @@
+"""Alert: the life of a watched key's episodes, from trigger over updates to resolve.
+
+In: a key's closed windows in order, with their `Tail`s. Out: `Alert`s with their times. Rejects: none.
+Metrics: `("alert", <kind>)`. Cost: 3 µs per window with events; windows without cost nothing until something is due.
+
+Rules, each with its setting in `WatchSettings`:
+- An alarm needs one window beyond `trigger_z`, or `sustain` in a row beyond `sustained_z`, on the same side; either
+  way at most `tail_rank` of the past may be as extreme. It holds while windows stay beyond `release_z`, and resolves
+  after `calm` windows below. Nothing alarms in warm-up.
+- Suspect and alarmed windows stay out of the past, at most `max_held` in a row: then they *are* the past, the alert
+  resolves as "the new normal", and a return to the old level is news again.
+- A window without events is never a rate or a share: it is a gap. Gaps end as zeros in the past, unless they grew
+  into a silence; a silence resolves with the first event, or is forgotten after `forget` windows.
+- Updates go out when the severity rises and when the count is a power of two: traffic stays logarithmic.
+- All times are window ends, so a replay gives equal bytes. Severity and score go by the Gaussian tail (`surprise`).
+"""
+
+from __future__ import annotations
+
+from ..events import Alert, AlertStatus, Feature, Severity
+from .score import FeatureRow, Kind, Tail, patience, surprise
+from .watch_rows import KeyRow, Track, WatchSettings
+
+_RANK = (Severity.INFO, Severity.WARNING, Severity.ERROR, Severity.CRITICAL)
+
+
+class Judge:
+    """Moves `KeyRow`s; holds nothing but settings. Alerts go into the row's outbox."""
+
+    def __init__(self, settings: WatchSettings) -> None:
+        self._set = settings
+
+    def rows(self, watched: str, row: KeyRow, window: int, events: int, rejected: int) -> tuple[FeatureRow, FeatureRow]:
+        """The questions for the scorer, once `quiet` has brought the row to `window`."""
+        return (
+            FeatureRow(watched, Kind.RATE, window, events, rejected, row.rate.past),
+            FeatureRow(watched, Kind.REJECT_SHARE, window, events, rejected, row.share.past),
+        )
+
+    def quiet(self, watched: str, row: KeyRow, upto: int) -> bool:
+        """Nothing came in the windows after `row.last` up to `upto`; False: the key can be forgotten.
+
+        In closed form, so that a jump over a day and a day of single steps write the same alerts.
+        """
+        if upto <= row.done:
+            return True
+        for track, kind in ((row.rate, Kind.RATE), (row.share, Kind.REJECT_SHARE)):
+            if not track.open:
+                self._unhold(track)
+            elif upto >= row.last + self._set.calm - track.calm:
+                self._resolve(watched, row, track, kind, row.last + self._set.calm - track.calm, [], "no events")
+        kept = self._silence(watched, row, upto)
+        row.done = upto
+        return kept
+
+    def due(self, row: KeyRow) -> int:
+        """The first window after `row.done` at which `quiet` would do something."""
+        times = [row.last + max(self._set.warm_up, len(row.rate.past))]
+        needed = patience(row.rate.past, self._set)
+        if row.silence.open:
+            times = [row.last + (1 << (row.done - row.last).bit_length()), row.last + self._set.forget]
+        elif needed is not None:
+            times = [row.last + needed]
+        for track in (row.rate, row.share):
+            if track.open or track.held:
+                times.append(row.last + self._set.calm - track.calm if track.open else row.last + 1)
+        return max(row.done + 1, min(times))
+
+    def busy(self, watched: str, row: KeyRow, question: FeatureRow, rate: Tail | None, share: Tail | None) -> None:
+        """Judge a window that has events; `quiet` was called up to the window before it."""
+        window, seen = question.window, (question.events, question.rejected)
+        gap = window - row.last - 1
+        if row.silence.open:
+            self._resolve(watched, row, row.silence, Kind.SILENCE, window, _gap(gap, seen[0], row.rate), "events again")
+        elif gap:
+            row.rate.past = (row.rate.past + [(0, 0)] * min(gap, self._set.past))[-self._set.past :]
+        for track in (row.rate, row.share):
+            track.calm += gap if track.open else 0
+        self._window(watched, row, row.rate, Kind.RATE, window, seen, rate)
+        self._window(watched, row, row.share, Kind.REJECT_SHARE, window, seen, share)
+        row.last = row.done = window
+
+    def _window(
+        self, watched: str, row: KeyRow, track: Track, kind: Kind, window: int, seen: tuple[int, int], tail: Tail | None
+    ) -> None:
+        z = tail.z if tail else 0.0
+        if track.open and tail:
+            self._hold(watched, row, track, kind, window, seen, tail)
+        elif tail is None or abs(z) < self._set.sustained_z or tail.rank > self._set.tail_rank:
+            self._unhold(track)
+            self._remember(track, seen)
+        else:
+            track.hot = track.hot + 1 if track.hot and track.up == (z > 0) else 1
+            track.first = track.first if track.hot > 1 else window
+            track.up, track.last = z > 0, window
+            track.held.append(seen)
+            if abs(z) >= self._set.trigger_z or track.hot >= self._set.sustain:
+                track.open, track.count, track.calm = True, track.hot, 0
+                self._weigh(track, surprise(z))
+                self._emit(watched, row, track, kind, AlertStatus.TRIGGER, window, _features(kind, seen, tail))
+
+    def _hold(
+        self, watched: str, row: KeyRow, track: Track, kind: Kind, window: int, seen: tuple[int, int], tail: Tail
+    ) -> None:
+        """A window of an open episode: it goes on, calms down, or has become the new normal."""
+        features = _features(kind, seen, tail)
+        if abs(tail.z) < self._set.release_z:
+            track.calm += 1
+            self._remember(track, seen)
+            if track.calm >= self._set.calm:
+                self._resolve(watched, row, track, kind, window, features, "back to normal")
+            return
+        track.calm, track.last, track.count = 0, window, track.count + 1
+        track.held.append(seen)
+        if len(track.held) >= self._set.max_held:
+            track.past = track.held[-self._set.past :]
+            self._resolve(watched, row, track, kind, window, features, "accepted as the new normal")
+        elif self._weigh(track, surprise(tail.z)) or track.count & (track.count - 1) == 0:
+            self._emit(watched, row, track, kind, AlertStatus.UPDATE, window, features)
+
+    def _silence(self, watched: str, row: KeyRow, upto: int) -> bool:
+        silent, track = upto - row.last, row.silence
+        if not track.open:
+            needed = patience(row.rate.past, self._set)
+            if needed is None:
+                return silent < max(self._set.warm_up, len(row.rate.past))
+            if silent < needed:
+                return True
+            track.open, track.first = True, row.last + 1
+            self._quiet_alert(watched, row, needed, AlertStatus.TRIGGER)
+        end = min(silent, self._set.forget)
+        count = 1 << track.count.bit_length()  # the next power of two
+        while count <= end:
+            self._quiet_alert(watched, row, count, AlertStatus.UPDATE)
+            count *= 2
+        track.count, track.last = end, row.last + end
+        if silent >= self._set.forget:
+            self._resolve(watched, row, track, Kind.SILENCE, row.last + end, [], "no longer expected")
+            return False
+        return True
+
+    def _quiet_alert(self, watched: str, row: KeyRow, count: int, status: AlertStatus) -> None:
+        track = row.silence
+        track.count, track.last = count, row.last + count
+        self._weigh(track, count * _mean(row.rate) / 2.302585)  # e^-missed, in powers of ten
+        self._emit(watched, row, track, Kind.SILENCE, status, track.last, _gap(count, 0, row.rate))
+
+    def _weigh(self, track: Track, nines: float) -> bool:
+        """Raise score and severity to `nines` (−log10 of the tail); True if the severity rose."""
+        track.score = max(track.score, min(100, round(30 + nines)))
+        severity = _RANK[1 + (nines >= 20) + (nines >= 50)]
+        if _RANK.index(severity) <= _RANK.index(track.severity):
+            return False
+        track.severity = severity
+        return True
+
+    def _resolve(
+        self, watched: str, row: KeyRow, track: Track, kind: Kind, window: int, features: list[Feature], why: str
+    ) -> None:
+        self._emit(watched, row, track, kind, AlertStatus.RESOLVE, window, features, why)
+        track.open, track.hot, track.calm, track.count, track.score = False, 0, 0, 0, 0
+        track.first = track.last = 0
+        track.severity, track.held = Severity.INFO, []
+
+    def _unhold(self, track: Track) -> None:
+        """Suspects that came to nothing were normal after all."""
+        if track.held:
+            track.past = (track.past + track.held)[-self._set.past :]
+            track.held, track.hot, track.first, track.last = [], 0, 0, 0
+
+    def _remember(self, track: Track, seen: tuple[int, int]) -> None:
+        track.past.append(seen)
+        del track.past[: -self._set.past]
+
+    def _emit(
+        self,
+        watched: str,
+        row: KeyRow,
+        track: Track,
+        kind: Kind,
+        status: AlertStatus,
+        window: int,
+        features: list[Feature],
+        why: str = "",
+    ) -> None:
+        size = self._set.window_ms
+        alert = Alert(
+            dedup_key=f"{kind}:{watched}",
+            status=status,
+            severity=track.severity,
+            score=track.score,
+            kind=kind.value,
+            watched=watched,
+            summary=f"{_WHAT[kind, track.up]}: {why or _tell(kind, features, size)} ({watched})",
+            first_at=(track.first + 1) * size,
+            last_at=(track.last + 1) * size,
+            count=track.count,
+            features=features,
+            runbook=f"deploy/runbooks/{kind}.md",
+        )
+        row.outbox.append(((window + 1) * size, alert))
+
+
+_WHAT = {
+    (Kind.RATE, True): "Too many events",
+    (Kind.RATE, False): "Too few events",
+    (Kind.REJECT_SHARE, True): "Too many rejects",
+    (Kind.SILENCE, True): "Silence",
+}
+
+
+def _features(kind: Kind, seen: tuple[int, int], tail: Tail) -> list[Feature]:
+    rank = Feature("tail_rank", round(tail.rank, 4), 0.5)
+    if kind is Kind.RATE:
+        return [Feature("events", tail.seen, tail.expected), Feature("deviations", round(tail.z, 2), 0.0), rank]
+    rejected = Feature("rejected", float(seen[1]), round(seen[0] * tail.expected, 2))
+    return [Feature("reject_share", round(tail.seen, 4), round(tail.expected, 4)), rejected, rank]
+
+
+def _gap(windows: int, events: int, rate: Track) -> list[Feature]:
+    mean = _mean(rate)
+    usual = round(1 / mean, 2) if mean else 0.0
+    return [
+        Feature("silent_windows", float(windows), usual),
+        Feature("events", float(events), round(mean * max(1, windows), 2)),
+    ]
+
+
+def _mean(track: Track) -> float:
+    return sum(n for n, _ in track.past) / len(track.past) if track.past else 0.0
+
+
+def _tell(kind: Kind, features: list[Feature], size: int) -> str:
+    first = features[0]
+    if kind is Kind.SILENCE:
+        return f"nothing for {first.seen * size / 1000:g} s"
+    if kind is Kind.REJECT_SHARE:
+        return f"{first.seen:.1%} instead of {first.expected:.1%}"
+    return f"{first.seen:g} in {size / 1000:g} s instead of {first.expected:g}"
