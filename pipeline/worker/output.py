@@ -7,13 +7,14 @@ the key, as every Kafka client does, so that a keyed reader finds what we wrote.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import TopicPartition
 
 from ..errors import Fatal
 from ..ports import Out
@@ -24,7 +25,10 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 900_000
 """Size of a record batch before compression; below the broker's default message.max.bytes of 1 MiB."""
 REQUEST_BYTES = 64 << 20
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+FOREVER = 1e9
+"""Seconds. A batch that has its sequence number must not be given up: see `Output`."""
+SAY_AFTER = 5.0
+"""Seconds without an answer after which the log says once that output waits."""
 
 
 class RecordBatch(BatchBuilder):  # type: ignore[misc]
@@ -45,7 +49,13 @@ class RecordBatch(BatchBuilder):  # type: ignore[misc]
 
 
 class Output:
-    """An idempotent producer of one leg (acks=all). Writes are at least once and in order per partition."""
+    """An idempotent producer of one leg (acks=all). Writes are at least once, and in order per partition.
+
+    A broker that is away is waited for by the *same* producer, whose sequence numbers make the broker drop what it
+    already has. A second producer could overtake the first one's last request and then be overtaken by it, which in
+    a changelog puts an old row behind a new one. So aiokafka's batch time-out, after which it gives a batch up but
+    not its sequence number, is put out of reach.
+    """
 
     def __init__(self, bootstrap: str, security: Mapping[str, Any], client_id: str) -> None:
         self._options = {
@@ -62,15 +72,17 @@ class Output:
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
         self._partitioner = Partitioner()
-        self._away = False
 
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(**self._options)
+        self._producer._message_accumulator._batch_ttl = FOREVER
         await self._producer.start()
 
     async def stop(self) -> None:
+        """Close the connections; what was not awaited is given up."""
         producer, self._producer = self._producer, None
         if producer is not None:
+            producer._message_accumulator.fail_all(KafkaError("stopped"))
             await producer.stop()
 
     async def partitions(self, topic: str) -> int:
@@ -84,15 +96,25 @@ class Output:
     async def write(self, records: Mapping[str, Sequence[Out]]) -> None:
         """Return when every record of every topic is on all in-sync replicas.
 
-        A broker that is away is waited for: the whole call is then repeated on a new producer, which may write
-        records twice; readers fold an origin once, and records are byte-identical.
+        Raises:
+            Fatal: the broker refuses the output for a reason that waiting does not mend.
         """
-        batches = [b for topic, outs in records.items() for b in await self._keyed(topic, outs)]
-        await self._deliver(batches)
+        await self.write_to([b for topic, outs in records.items() for b in await self._keyed(topic, outs)])
 
     async def write_to(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
         """As `write`, to given partitions: a changelog's is that of its table."""
-        await self._deliver(batches)
+        waiting = asyncio.ensure_future(self._send(batches))
+        try:
+            done, _ = await asyncio.wait({waiting}, timeout=SAY_AFTER)
+            if not done:
+                log.warning("the broker does not take output; waiting for it")
+                await asyncio.wait({waiting})
+                log.info("output goes on")
+            waiting.result()
+        except KafkaError as e:
+            raise Fatal(f"the broker refused output: {type(e).__name__}") from e
+        finally:
+            waiting.cancel()
 
     async def _keyed(self, topic: str, outs: Sequence[Out]) -> Iterable[tuple[str, int, Sequence[Out]]]:
         count = await self.partitions(topic)
@@ -102,65 +124,21 @@ class Output:
             targets[hashes[out.key] % count].append(out)
         return [(topic, p, t) for p, t in enumerate(targets) if t]
 
-    async def _deliver(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
-        attempt = 0
-        while True:
-            try:
-                await self._send(batches)
-            except KafkaError as e:
-                if not e.retriable and not _lost_producer(e):
-                    raise Fatal(f"the broker refused output: {type(e).__name__}") from e
-                if not self._away:
-                    log.warning("broker is away, output waits", error=type(e).__name__)
-                    self._away = True
-                await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
-                attempt += 1
-                await self._renew()
-            else:
-                if self._away:
-                    log.info("broker is back, output goes on")
-                    self._away = False
-                return
-
-    async def _renew(self) -> None:
-        old, self._producer = self._producer, AIOKafkaProducer(**self._options)
-        if old is not None:
-            closing = asyncio.ensure_future(old.stop())
-            closing.add_done_callback(lambda f: f.cancelled() or f.exception())
-        try:
-            await self._producer.start()
-        except KafkaError:  # still away: the next send says so
-            log.debug("producer did not start")
-
     async def _send(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
         producer = self._producer
         assert producer is not None
-        waiting = []
+        waiting: list[Awaitable[Any]] = []
         try:
             for topic, partition, outs in batches:
+                await self.partitions(topic)
                 start = 0
                 while start < len(outs):
                     batch = RecordBatch(BATCH_BYTES, 0)
                     start = batch.fill(outs, start)
-                    waiting.append(await producer.send_batch(batch, topic, partition=partition))
+                    tp = TopicPartition(topic, partition)
+                    waiting.append(await producer._message_accumulator.add_batch(batch, tp, FOREVER))
         finally:
             done = await asyncio.gather(*waiting, return_exceptions=True)
         for result in done:
             if isinstance(result, BaseException):
                 raise result
-
-
-def _lost_producer(e: KafkaError) -> bool:
-    """Errors after which a new producer, with a new id, may write again (KIP-360)."""
-    return type(e).__name__ in {
-        "KafkaTimeoutError",
-        "KafkaConnectionError",
-        "RequestTimedOutError",
-        "ProducerClosed",
-        "UnknownProducerId",
-        "OutOfOrderSequenceNumber",
-        "InvalidProducerEpoch",
-        "InvalidProducerIdMapping",
-        "NodeNotReadyError",
-        "CorrelationIdError",
-    }

@@ -8,13 +8,14 @@ write to the topic can send one.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any, SupportsIndex
 
 import aiokafka.consumer.fetcher as fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+from aiokafka.record.memory_records import MemoryRecords
 
 
 class KeptRecords:
@@ -44,7 +45,7 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             if self._check_crcs and not batch.validate_crc():
                 raise CorruptRecordException(f"Invalid CRC - {self._tp}")
             if batch.is_control_batch:
-                self.next_fetch_offset = batch.next_offset
+                self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
                 continue
             try:
                 for record in batch:
@@ -54,7 +55,7 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                         yield record
             except (UnicodeDecodeError, CorruptRecordException):
                 yield from self._read_leniently(batch.base_offset)
-            self.next_fetch_offset = batch.next_offset
+            self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
 
     def _read_leniently(self, base_offset: int) -> Iterator[Any]:
         """The rest of a batch by aiokafka's Python parser, header names with undecodable bytes as surrogates.
@@ -62,15 +63,16 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         Raises:
             CorruptRecordException: it is not the header names that are wrong.
         """
-        batches = _MemoryRecordsPy(self._records.buffer)
-        while batches.has_next():
-            batch = batches.next_batch()
-            if batch.base_offset == base_offset:
-                for record in LenientBatch(batch._buffer):
+        buffer, at = self._records.buffer, 0
+        while at + 12 <= len(buffer):
+            offset, length = struct.unpack_from(">qi", buffer, at)
+            if offset == base_offset:
+                for record in LenientBatch(buffer[at : at + 12 + length]):
                     if record.offset >= self.next_fetch_offset:
                         self.next_fetch_offset = record.offset + 1
                         yield record
                 return
+            at += 12 + length
 
 
 class _LenientBuffer(bytearray):

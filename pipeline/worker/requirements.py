@@ -22,7 +22,9 @@ def check() -> None:
     for package, versions in CHECKED.items():
         found = version(package)
         if found not in versions:
-            raise Misuse(f"{package} {found} is not a version that the engine was checked against; install {versions[-1]}")
+            raise Misuse(
+                f"{package} {found} is not a version that the engine was checked against; install {versions[-1]}"
+            )
     import faust.streams
     from aiokafka.record import default_records, memory_records
 
