@@ -344,8 +344,7 @@ class LegEngine:
             self.fail(error)
 
     async def _watch_faust(self) -> None:
-        while not self.app.crashed:
-            await asyncio.sleep(0.2)
+        await self.app._crashed.wait()
         raise self.app.crash_reason or RuntimeError("faust stopped by itself")
 
     async def stop(self) -> None:

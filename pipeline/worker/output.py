@@ -34,6 +34,8 @@ SAY_AFTER = 5.0
 class RecordBatch(BatchBuilder):  # type: ignore[misc]
     """aiokafka's batch, filled by the list: saves a Python call and a keyword dict per record (0.9 → 0.4 µs)."""
 
+    _relative_offset: int
+
     def fill(self, outs: Sequence[Out], start: int) -> int:
         """Append `outs[start:]` until the batch is full; return the index of the first one that did not fit."""
         append = self._builder.append

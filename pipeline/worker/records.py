@@ -87,6 +87,8 @@ class _LenientBuffer(bytearray):
 
 
 class LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    _buffer: bytearray
+
     def __iter__(self) -> LenientBatch:
         self._maybe_uncompress()
         self._buffer = _LenientBuffer(self._buffer)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -70,14 +71,13 @@ def _topics(legs: Sequence[Leg], config: EngineConfig) -> list[list[str]]:
     ]
 
 
-async def _until(stopping: asyncio.Event, work: object) -> dict[str, str] | None:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    stop = asyncio.ensure_future(stopping.wait())
+async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, dict[str, str]]) -> dict[str, str] | None:
+    task = asyncio.create_task(work)
+    stop = asyncio.create_task(stopping.wait())
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     if task.done():
-        found: dict[str, str] = task.result()
-        return found
+        return task.result()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -86,13 +86,14 @@ async def _until(stopping: asyncio.Event, work: object) -> dict[str, str] | None
 
 async def _serve(engines: Sequence[LegEngine], stopping: asyncio.Event) -> BaseException | None:
     stop = asyncio.ensure_future(stopping.wait())
-    starts = asyncio.gather(*(e.start() for e in engines))
+    starts: asyncio.Future[Any] = asyncio.gather(*(e.start() for e in engines))
+    ends: set[asyncio.Future[Any]] = {stop, *(e.failed for e in engines)}
     try:
-        done, _ = await asyncio.wait({stop, starts, *(e.failed for e in engines)}, return_when=asyncio.FIRST_COMPLETED)
-        if starts in done:
+        await asyncio.wait({*ends, starts}, return_when=asyncio.FIRST_COMPLETED)
+        if starts.done():
             if (error := starts.exception()) is not None:
                 return error
-            await asyncio.wait({stop, *(e.failed for e in engines)}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
         if not starts.done():
