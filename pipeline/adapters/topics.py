@@ -1,0 +1,251 @@
+"""Topics on a cluster: made where missing, compared where present, never altered.
+
+An existing topic is the operator's: a difference is reported with what to do, and nothing is changed, since more
+partitions would move keys, and less retention would delete records.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from ..errors import Misuse, SealstreamError, Transient
+from .topic_specs import CHANGELOGS, Spec, changelog_name, differences, group_name, specs
+
+__all__ = [
+    "CHANGELOGS",
+    "Spec",
+    "State",
+    "TopicReport",
+    "admin_config",
+    "apply",
+    "changelog_name",
+    "check",
+    "explain",
+    "group_name",
+    "specs",
+    "topic_ids",
+]
+
+_LOGGER = logging.getLogger("librdkafka")
+_MOCK = "mockCluster"  # how librdkafka's mock cluster begins its cluster id; it has no admin API, and no topic ids
+
+
+class State(StrEnum):
+    CREATED = "created"
+    OK = "ok"
+    MISSING = "missing"
+    DIFFERS = "differs"
+
+
+class TopicReport(msgspec.Struct, frozen=True):
+    """What was found of one topic; each difference reads `what: found, wanted …`."""
+
+    name: str
+    state: State
+    differences: tuple[str, ...] = ()
+
+
+def admin_config(bootstrap: str, security: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the configuration of a confluent-kafka client; `security` by librdkafka's names (`Settings.security`)."""
+    return {
+        **(security or {}),
+        "bootstrap.servers": bootstrap,
+        "socket.connection.setup.timeout.ms": 5_000,
+        "logger": _LOGGER,  # else librdkafka writes to stderr by itself, again and again
+    }
+
+
+def apply(
+    bootstrap: str, security: Mapping[str, str] | None, wanted: Sequence[Spec], *, timeout: float = 15.0
+) -> list[TopicReport]:
+    """Make the missing topics and report on each, in the order of `wanted`. `timeout` in seconds, per call to Kafka.
+
+    Raises:
+        Transient: the broker does not answer, or not in time.
+        Misuse: it refuses: no permission, too few brokers for `replication`, a policy.
+    """
+    return _Cluster(bootstrap, security, timeout).apply(wanted)
+
+
+def check(
+    bootstrap: str, security: Mapping[str, str] | None, wanted: Sequence[Spec], *, timeout: float = 15.0
+) -> list[TopicReport]:
+    """As `apply`, but make nothing: an absent topic is reported as missing."""
+    return _Cluster(bootstrap, security, timeout).check(wanted)
+
+
+def topic_ids(
+    bootstrap: str, names: Iterable[str], security: Mapping[str, str] | None = None, *, timeout: float = 15.0
+) -> dict[str, str]:
+    """Return each topic's incarnation: Kafka's topic id, 32 hex; "" without (no such topic, mock cluster).
+
+    Raises `Transient` and `Misuse` as `apply` does.
+    """
+    return _Cluster(bootstrap, security, timeout).ids(sorted(set(names)))
+
+
+class _Cluster:
+    def __init__(self, bootstrap: str, security: Mapping[str, str] | None, timeout: float) -> None:
+        self._config = admin_config(bootstrap, security)
+        self._timeout = timeout
+        try:
+            self._admin = AdminClient(self._config)
+            metadata = self._admin.list_topics(timeout=timeout)
+        except KafkaException as error:
+            raise explain(error) from None
+        self._mock = str(metadata.cluster_id or "").startswith(_MOCK)
+        self._found = {name: t for name, t in metadata.topics.items() if t.error is None}
+
+    def apply(self, wanted: Sequence[Spec]) -> list[TopicReport]:
+        missing = [spec for spec in wanted if spec.name not in self._found]
+        if self._mock:
+            return self._apply_mock(wanted)
+        made = self._create(missing)
+        found = {report.name: report for report in self.check([spec for spec in wanted if spec.name not in made])}
+        return [found.get(spec.name) or TopicReport(spec.name, State.CREATED) for spec in wanted]
+
+    def _create(self, missing: Sequence[Spec]) -> set[str]:
+        """Return the names that were made; one that another process made meanwhile is not among them."""
+        if not missing:
+            return set()
+        new = [NewTopic(s.name, s.partitions, s.replication, config=s.config) for s in missing]
+        made = set()
+        for name, future in self._admin.create_topics(new, operation_timeout=self._timeout).items():
+            try:
+                self._result(future)
+                made.add(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise explain(error, name) from None
+        self._await(made, {s.name: s.partitions for s in missing})
+        if len(made) < len(missing):
+            self._found = self._topics()
+        return made
+
+    def _await(self, made: set[str], counts: Mapping[str, int]) -> None:
+        """Creation is answered by the controller; return when the brokers' metadata have it, with leaders."""
+        waited = 0
+        while made:
+            found = self._topics()
+            ready = {
+                name
+                for name in made
+                if name in found
+                and len(found[name].partitions) == counts[name]
+                and all(p.leader >= 0 for p in found[name].partitions.values())
+            }
+            if ready == made:
+                return
+            waited += 1
+            if waited > 10 * self._timeout:
+                raise Transient("Kafka made the topics, but their partitions have no leaders yet; try again")
+            time.sleep(0.1)
+
+    def _topics(self) -> dict[str, Any]:
+        try:
+            topics = self._admin.list_topics(timeout=self._timeout).topics
+        except KafkaException as error:
+            raise explain(error) from None
+        return {name: t for name, t in topics.items() if t.error is None}
+
+    def check(self, wanted: Sequence[Spec]) -> list[TopicReport]:
+        if self._mock:
+            return [TopicReport(s.name, State.OK if s.name in self._found else State.MISSING) for s in wanted]
+        present = [spec for spec in wanted if spec.name in self._found]
+        configs = self._configs([spec.name for spec in present])
+        reports = []
+        for spec in wanted:
+            topic = self._found.get(spec.name)
+            if topic is None:
+                reports.append(TopicReport(spec.name, State.MISSING))
+                continue
+            found = differences(spec, _shape(topic), configs.get(spec.name))
+            reports.append(TopicReport(spec.name, State.DIFFERS if found else State.OK, tuple(found)))
+        return reports
+
+    def _configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        configs = {}
+        for resource, future in self._admin.describe_configs(asked, request_timeout=self._timeout).items():
+            try:
+                entries = self._result(future)
+            except KafkaException as error:
+                raise explain(error, resource.name) from None
+            configs[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+        return configs
+
+    def ids(self, names: Sequence[str]) -> dict[str, str]:
+        ids = dict.fromkeys(names, "")
+        present = [name for name in names if name in self._found]
+        if self._mock or not present:
+            return ids
+        described = self._admin.describe_topics(TopicCollection(present), request_timeout=self._timeout)
+        for name, future in described.items():
+            try:
+                uuid = self._result(future).topic_id
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue
+                raise explain(error, name) from None
+            ids[name] = _hex(uuid)
+        return ids
+
+    def _apply_mock(self, wanted: Sequence[Spec]) -> list[TopicReport]:
+        """The mock cluster makes a topic when a producer asks for it, always with 4 partitions and no configuration."""
+        producer = Producer(self._config)
+        reports = []
+        for spec in wanted:
+            reports.append(TopicReport(spec.name, State.OK if spec.name in self._found else State.CREATED))
+            producer.list_topics(spec.name, timeout=self._timeout)
+        return reports
+
+    def _result(self, future: Future[Any]) -> Any:
+        return future.result(timeout=2 * self._timeout)
+
+
+def _shape(topic: Any) -> tuple[int, int]:
+    parts = topic.partitions.values()
+    return len(parts), min((len(p.replicas) for p in parts), default=0)
+
+
+def _hex(uuid: Any) -> str:
+    """Kafka's zero id stands for none (topics of a cluster that has no ids)."""
+    high = uuid.get_most_significant_bits() & (1 << 64) - 1
+    low = uuid.get_least_significant_bits() & (1 << 64) - 1
+    return f"{high:016x}{low:016x}" if high or low else ""
+
+
+_REFUSED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE or DESCRIBE_CONFIGS on topics",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE on the cluster",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",
+    KafkaError._AUTHENTICATION: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",
+    KafkaError._SSL: "the TLS connection to Kafka fails; see SEALSTREAM_KAFKA_CA_FILE",
+    KafkaError.INVALID_REPLICATION_FACTOR: "it has fewer brokers than copies wanted; see SEALSTREAM_REPLICATION",
+    KafkaError.INVALID_PARTITIONS: "Kafka refuses this number of partitions; see SEALSTREAM_PARTITIONS",
+    KafkaError.TOPIC_EXCEPTION: "Kafka refuses the name; see SEALSTREAM_GROUP",
+    KafkaError.INVALID_CONFIG: "Kafka refuses a configuration of ours; Kafka 3.9 or newer is needed",
+    KafkaError.POLICY_VIOLATION: "the cluster's policy refuses the topic; ask who runs it",
+    KafkaError._INVALID_ARG: "Kafka settings do not fit together; see SEALSTREAM_KAFKA_SECURITY",
+}
+
+
+def explain(error: KafkaException, topic: str = "") -> SealstreamError:
+    """Return the error to raise: `Misuse` where trying again cannot help, else `Transient`."""
+    fault = error.args[0] if error.args else None
+    code, name = (fault.code(), fault.name()) if isinstance(fault, KafkaError) else (None, type(error).__name__)
+    where = f"topic {topic}: " if topic else ""
+    if code in _REFUSED:
+        return Misuse(f"{where}{_REFUSED[code]} ({name})")
+    return Transient(f"{where}Kafka does not answer ({name}); is it up, and is SEALSTREAM_KAFKA right?")
