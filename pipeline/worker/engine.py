@@ -22,7 +22,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from ..events import SourceBatch
-from ..ports import STATE, Effects, Leg, LegState, Metrics, Out, PartitionLeg
+from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg
 from .book import OffsetBook, TopicPartition
 from .output import Output
 from .tables import ChangelogTable
@@ -35,7 +35,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine runs; `pipeline.settings` says the same with names and reasons for operators."""
 
     bootstrap: str
-    security: Mapping[str, Any] = {}
+    security: Mapping[str, str] = {}
+    """By librdkafka's names."""
     topic_prefix: str = ""
     """Put before every topic and group: several pipelines, or tests, on one broker."""
     group_prefix: str = "sealstream"
@@ -266,33 +267,41 @@ class LegEngine:
         mark = self.book.mark()
         effects = [part.drain() for part in self._parts.values()]
         changes = [
-            (changelog_topic(self.config, self.leg.name, name), number, outs)
+            (name, number, outs)
             for name, table in self._tables.items()
             for number, rows in table.partitions.items()
             if (outs := rows.changes(self._latest))
         ]
-        self._flush = asyncio.ensure_future(self._write(merge(effects), changes, mark, taken))
+        self._flush = asyncio.ensure_future(self._write(effects, changes, mark, taken))
         self._flush.add_done_callback(self._flushed)
 
     async def _write(
         self,
-        phases: list[dict[str, list[Out]] | str],
+        effects: list[Effects],
         changes: list[tuple[str, int, list[Out]]],
         mark: dict[TopicPartition, int],
         taken: int,
     ) -> None:
         started = time.perf_counter()
-        for phase in phases:
-            if phase == STATE:
-                if changes:
-                    await self._output.write_to(changes)
+        for phase in merge(effects):
+            if isinstance(phase, str):
+                await self._write_state(changes)
             elif phase:
-                assert isinstance(phase, dict)
                 await self._output.write({self.config.topic_prefix + topic: outs for topic, outs in phase.items()})
         self.book.settle(mark)
         self.metrics.checkpoint(self.leg.name, taken, time.perf_counter() - started)
-        for topic, _, outs in changes:
-            self.metrics.changelog(self.leg.name, topic, len(outs), sum(len(o.key) + len(o.value or b"") for o in outs))
+        for e in effects:
+            if e.counts:
+                self.metrics.outcomes(self.leg.name, e.counts)
+
+    async def _write_state(self, changes: list[tuple[str, int, list[Out]]]) -> None:
+        """Write what changed in the tables, (table, partition, rows), to their changelogs."""
+        if not changes:
+            return
+        name, config = self.leg.name, self.config
+        await self._output.write_to([(changelog_topic(config, name, t), p, outs) for t, p, outs in changes])
+        for table, _, outs in changes:
+            self.metrics.changelog(name, table, len(outs), sum(len(o.key) + len(o.value or b"") for o in outs))
 
     def _flushed(self, flush: asyncio.Task[None]) -> None:
         self._flush = None

@@ -19,6 +19,7 @@ from aiokafka.structs import TopicPartition
 from ..errors import Fatal
 from ..ports import Out
 from .partitioner import Partitioner
+from .security import client_arguments
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +60,7 @@ class Output:
     not its sequence number, is put out of reach.
     """
 
-    def __init__(self, bootstrap: str, security: Mapping[str, Any], client_id: str) -> None:
+    def __init__(self, bootstrap: str, security: Mapping[str, str], client_id: str) -> None:
         self._options = {
             "bootstrap_servers": bootstrap,
             "client_id": client_id,
@@ -69,7 +70,7 @@ class Output:
             "max_batch_size": BATCH_BYTES,
             "max_request_size": REQUEST_BYTES,
             "request_timeout_ms": 30_000,
-            **security,
+            **client_arguments(security),
         }
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}

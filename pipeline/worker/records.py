@@ -34,6 +34,8 @@ class KeptRecords:
 class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one fetch; isolation level read_uncommitted, no deserializers."""
 
+    next_fetch_offset: int
+
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] = self._records_iterator
         return iterator

@@ -23,6 +23,7 @@ from faust.types import TP, ConsumerMessage
 from mode.utils.futures import maybe_async
 
 from .book import TopicPartition
+from .security import client_arguments
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +92,7 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             rebalance_timeout_ms=60_000,
             max_poll_interval_ms=300_000,
             metadata_max_age_ms=30_000,
-            **engine.config.security,
+            **client_arguments(engine.config.security),
         )
 
     async def _fetch_records(

@@ -1,0 +1,130 @@
+"""A worker with the smallest leg that shows every guarantee: it passes records on and counts them by key.
+
+`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
+
+`--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
+written), `settled` (both durable, nothing acknowledged), `recovery`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Any
+
+import msgspec
+
+from pipeline.events import SourceBatch, Topic
+from pipeline.ports import STATE, Effects, Out, Table
+from pipeline.telemetry.metrics import PrometheusMetrics
+from pipeline.worker import engine, run
+from pipeline.worker.book import OffsetBook
+from pipeline.worker.output import Output
+from pipeline.worker.tables import ChangelogTable
+
+TABLE = "tally"
+
+
+class Row(msgspec.Struct, array_like=True):
+    """How many records a key had, and by partition the offset after the last one counted."""
+
+    count: int = 0
+    counted: dict[int, int] = {}
+
+
+class TallyPart:
+    def __init__(self, table: Table, raise_at: int) -> None:
+        self._table, self._raise_at = table, raise_at
+        self._outs: list[Out] = []
+        self._rows: dict[bytes, Row] = {}
+
+    def on_batch(self, batch: SourceBatch) -> None:
+        for r in batch.records:
+            if r.offset == self._raise_at:
+                raise RuntimeError("as the test asked for")
+            assert r.key is not None
+            assert r.value is not None
+            self._outs.append(Out(r.key, b"%d:%d:" % (batch.partition, r.offset) + r.value, r.timestamp))
+            row = self._rows.get(r.key)
+            if row is None:
+                stored = self._table.get(r.key)
+                row = self._rows[r.key] = Row() if stored is None else msgspec.msgpack.decode(stored, type=Row)
+            if r.offset >= row.counted.get(batch.partition, 0):
+                row.count += 1
+                row.counted[batch.partition] = r.offset + 1
+
+    def on_tick(self, now: int, caught_up: bool) -> None:
+        pass
+
+    def drain(self) -> Effects:
+        outs, self._outs = self._outs, []
+        rows, self._rows = self._rows, {}
+        for key, row in rows.items():
+            self._table.put(key, msgspec.msgpack.encode(row))
+        return Effects(({Topic.PROTECTED: outs}, STATE), {("passed", ""): len(outs)})
+
+
+class TallyLeg:
+    name = "tally"
+    sources = (Topic.RAW,)
+    tables = (TABLE,)
+
+    def __init__(self, raise_at: int) -> None:
+        self._raise_at = raise_at
+
+    def open(self, partition: int, tables: dict[str, Table]) -> TallyPart:
+        return TallyPart(tables[TABLE], self._raise_at)
+
+
+def die_at(point: str, nth: int) -> None:
+    left = [nth]
+
+    def reached() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(owner: Any, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def wrapped(self: Any, *args: Any) -> Any:
+            reached()
+            return inner(self, *args)
+
+        setattr(owner, name, wrapped)
+
+    targets = {
+        "output": (Output, "write"),
+        "changelog": (engine.LegEngine, "_write_state"),
+        "settled": (OffsetBook, "settle"),
+        "recovery": (ChangelogTable, "apply_changelog_batch"),
+    }
+    before(*targets[point])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bootstrap")
+    parser.add_argument("prefix")
+    parser.add_argument("state_dir")
+    parser.add_argument("--die", default="")
+    parser.add_argument("--raise-at", type=int, default=-1)
+    parser.add_argument("--session", type=float, default=6.0)
+    args = parser.parse_args()
+    if args.die:
+        point, nth = args.die.split(":")
+        die_at(point, int(nth))
+    config = engine.EngineConfig(
+        bootstrap=args.bootstrap,
+        topic_prefix=args.prefix,
+        state_dir=args.state_dir,
+        session_timeout=args.session,
+        checkpoint_records=1000,
+    )
+    return run.run([TallyLeg(args.raise_at)], config, PrometheusMetrics())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

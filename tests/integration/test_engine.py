@@ -1,0 +1,191 @@
+"""The engine's guarantees, on a real broker, with the smallest leg that shows them (`tally`).
+
+Mutations seen red: (filled in below)
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipeline.events import Topic
+from tests.integration.tally import Row
+from tests.integration.tools import (
+    Worker,
+    committed,
+    ending,
+    last_values,
+    make_topics,
+    produce,
+    read_all,
+    wait_for,
+)
+
+pytestmark = pytest.mark.broker
+
+PARTITIONS = 4
+KEYS = 97
+
+
+class Stage:
+    """Topics of its own on the broker, and workers on them."""
+
+    def __init__(self, bootstrap: str, directory: Path) -> None:
+        self.bootstrap, self.directory = bootstrap, directory
+        self.prefix = f"t{uuid.uuid4().hex[:8]}."
+        self.group = f"{self.prefix}sealstream-tally"
+        self.raw, self.out = self.prefix + Topic.RAW, self.prefix + Topic.PROTECTED
+        self.changelog = f"{self.group}-tally-changelog"
+        self._made = itertools.count()
+        self._sent = 0
+        make_topics(bootstrap, [self.raw, self.out, self.changelog], PARTITIONS)
+
+    def send(self, n: int, pause: float = 0.0) -> None:
+        first = self._sent
+        self._sent += produce(
+            self.bootstrap,
+            self.raw,
+            ((b"k%d" % (i % KEYS), b"event-%d" % i) for i in range(first, first + n)),
+            pause=pause,
+        )
+
+    def worker(self, *args: str, bootstrap: str | None = None) -> Worker:
+        i = next(self._made)
+        state = self.directory / f"state-{i}"
+        return Worker(
+            ["-m", "tests.integration.tally", bootstrap or self.bootstrap, self.prefix, str(state), *args],
+            self.directory / f"worker-{i}.log",
+            {},
+        )
+
+    def outputs(self) -> Counter[bytes]:
+        """Origins that came out, with how often; the same origin always with the same bytes."""
+        seen: dict[bytes, bytes] = {}
+        counts: Counter[bytes] = Counter()
+        for r in read_all(self.bootstrap, self.out):
+            assert r.value is not None
+            origin = b":".join(r.value.split(b":", 2)[:2])
+            assert seen.setdefault(origin, r.value) == r.value
+            counts[origin] += 1
+        return counts
+
+    def origins(self) -> set[bytes]:
+        return {b"%d:%d" % (r.partition, r.offset) for r in read_all(self.bootstrap, self.raw)}
+
+    def table(self) -> dict[bytes | None, Row]:
+        """The table as its changelog holds it."""
+        rows = last_values(read_all(self.bootstrap, self.changelog))
+        return {k: msgspec.msgpack.decode(v, type=Row) for k, v in rows.items()}
+
+    def expected(self) -> dict[bytes | None, int]:
+        return dict(Counter(r.key for r in read_all(self.bootstrap, self.raw)))
+
+    def committed(self) -> int:
+        return sum(committed(self.bootstrap, self.group).values())
+
+    def all_committed(self) -> bool:
+        return self.committed() == self._sent
+
+    def check(self) -> Counter[bytes]:
+        """Nothing lost, and each origin counted once."""
+        counts = self.outputs()
+        assert counts.keys() == self.origins()
+        assert {k: row.count for k, row in self.table().items()} == self.expected()
+        return counts
+
+
+@pytest.fixture
+def stage(kafka: str, tmp_path: Path) -> Stage:
+    return Stage(kafka, tmp_path)
+
+
+def test_sigterm_drains_commits_and_ends_with_zero(stage: Stage) -> None:
+    stage.send(100_000)
+    worker = stage.worker()
+    with ending(worker):
+        wait_for(lambda: stage.committed() > 0 or not worker.running, 60, "something is committed")
+        assert worker.terminate(10) == 0, worker.log
+    counts = stage.outputs()
+    assert stage.committed() == len(counts), "what came out was committed, and nothing else"
+    assert set(counts.values()) == {1}
+    again = stage.worker()
+    with ending(again):
+        wait_for(lambda: again.up and stage.all_committed(), 60, "all is committed")
+        assert again.terminate() == 0, again.log
+    assert set(stage.check().values()) == {1}, "a clean stop repeats nothing"
+
+
+@pytest.mark.parametrize("point", ["output:3", "changelog:3", "settled:4"])
+def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str) -> None:
+    stage.send(12_000)
+    dies = stage.worker("--die", point)
+    with ending(dies):
+        assert dies.wait() == -9, dies.log
+    after = stage.worker()
+    with ending(after):
+        wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
+        assert after.terminate() == 0, after.log
+    stage.check()
+
+
+def test_kill_9_in_recovery_then_recovery_again(stage: Stage) -> None:
+    stage.send(5_000)
+    first = stage.worker()
+    with ending(first):
+        wait_for(stage.all_committed, 60, "all is committed")
+        first.kill()
+    dies = stage.worker("--die", "recovery:1")
+    with ending(dies):
+        assert dies.wait() == -9, dies.log
+    stage.send(5_000)
+    after = stage.worker()
+    with ending(after):
+        wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
+        assert after.terminate() == 0, after.log
+    stage.check()
+
+
+def test_two_workers_share_and_a_killed_one_is_replaced(stage: Stage) -> None:
+    stage.send(5_000)
+    first = stage.worker()
+    with ending(first):
+        wait_for(lambda: stage.committed() > 0, 60, "the first works")
+        second = stage.worker()
+        with ending(second):
+            stage.send(20_000, pause=0.05)
+            wait_for(lambda: "partitions=[" in second.log, 60, "the second has partitions")
+            stage.send(10_000, pause=0.05)
+            first.kill()
+            stage.send(5_000)
+            wait_for(stage.all_committed, 90, "all is committed")
+            assert second.terminate() == 0, second.log
+    stage.check()
+
+
+def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(stage: Stage) -> None:
+    stage.send(3_000)
+    raises = stage.worker("--raise-at", "400")
+    with ending(raises):
+        assert raises.wait() == 1, raises.log
+    assert "RuntimeError" in raises.log
+    for (_, _), offset in committed(stage.bootstrap, stage.group).items():
+        assert offset <= 400
+    after = stage.worker()
+    with ending(after):
+        wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
+        assert after.terminate() == 0, after.log
+    stage.check()
+
+
+def test_missing_topics_are_wrong_use_and_named(kafka: str, tmp_path: Path) -> None:
+    args = ["-m", "tests.integration.tally", kafka, "nothing-here.", str(tmp_path)]
+    worker = Worker(args, tmp_path / "log", {})
+    with ending(worker):
+        assert worker.wait() == 2
+    assert "nothing-here.events.raw" in worker.log
+    assert "topics apply" in worker.log
