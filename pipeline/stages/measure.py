@@ -1,35 +1,34 @@
-"""Measure: count the events of one source topic's partition by (source, event) and window.
+"""Measure: count the events of one partition of `events.protected` and `events.rejected` by source, schema, window.
 
-In: records of `events.protected` or `events.rejected` (JSON), of one partition. Out: `Partial`s of closed windows.
-Rejects: none; what cannot be counted is an outcome: `unreadable`, `untimed`, `ahead` (a record time in the future),
-`late` (its window is closed), `duplicate` (its origin was counted). Metrics: those, and `watched`.
-Cost: 1.9 µs per event in batches of 5,000 (decoding 1.3 of it), measured by `flow.watch.cost`.
+In: records of both topics (JSON). Out: `Partial`s of closed windows, and how far it is. Rejects: none; what cannot be
+counted is an outcome: `unreadable`, `untimed`, `ahead` (a record time in the future), `late` (its window is closed),
+`duplicate` (its origin was counted), else `watched`. Metrics: those. Cost: see `tests/stages/test_measure.py`,
+which measures it: 1.7 µs per event in batches of 4,000, decoding 1.1 of it.
 
-An origin counts once: the stream holds each raw partition's events in offset order, restarting from earlier after a
-crash, so one high-water mark per raw partition is enough. The watermark is the *minimum* over the raw partitions of
-the latest time seen, less the allowed lateness: while the protect leg catches up, its partitions are far apart, and a
-maximum would call the slower ones late. A raw partition without news for `idle_ms` does not hold it up.
+Once only: within a partition, the stream holds the events of each raw partition in offset order, starting again from
+an earlier one after a crash of the protect leg or of this one. So a high-water mark per raw partition and row of
+counts says which origins a row holds.
+
+Watermark: the *minimum* over raw partitions, and over both topics, of the latest time seen, less the lateness: while
+a leg catches up these are far apart, and a maximum would call the slower ones late. One without news for `idle_ms` of
+the worker's clock does not hold up the others; when none has news, it is the maximum: everything that will come now
+is newer. It moves at ticks only, and closes what it had passed a tick earlier, too: a partition that wakes up within
+that time is still waited for. The worker's clock itself closes nothing here; see `gather`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from ..events import Record
-from .watch_rows import OTHER, MeasureRow, Partial, WatchSettings, watched_event, watched_source
-
-GENERIC = frozenset(("identify", "track", "page", "screen", "group", "alias"))
-_IMPATIENCE = 6  # × idle_ms: a silent partition is idle then even while others are behind
-
-_Name = tuple[str, str, str]  # source, schema ("<name>/<version>" or ""), event ("" if none)
-_NONE: dict[_Name, int] = {}
+from ..ports import Table
+from .watch_rows import CLOCKS, OTHER, CellRow, ClockRow, Partial, Progress, WatchConfig, watched_event, watched_source
 
 
 class _SeenOrigin(msgspec.Struct, gc=False):
-    topic: str
     incarnation: str
     partition: int
     offset: int
@@ -42,206 +41,262 @@ class _Seen(msgspec.Struct, gc=False):
     received_at: int
     origin: _SeenOrigin
     schema: str = ""
-    event: str | None = None
 
 
-class _Raw:
-    """Progress of one raw partition within this one."""
+class _Clock:
+    """Progress in record time of one raw partition within one topic of this partition."""
 
-    __slots__ = ("at", "idle", "mark", "moved", "since")
+    __slots__ = ("at", "idle", "moved", "since")
 
-    def __init__(self, mark: int = -1, at: int = -1) -> None:
-        self.mark = mark  # highest offset counted
+    def __init__(self, at: int = -1) -> None:
         self.at = at  # latest received_at, ms
         self.moved = True  # since the last tick
         self.since = 0  # worker's time of the tick that last saw it move, ms
         self.idle = False
 
 
-def event_name(schema: str, event: str, free_names: bool) -> str:
-    """The watched event name: the schema's, or the producer's text for the generic track schema; "" if unknown."""
-    base = schema.partition("/")[0]
-    return event if event and free_names and (base in GENERIC or not base) else base
+class _Cell:
+    """Open counts of a source in a window, in one topic."""
+
+    __slots__ = ("changed", "marks", "names", "unsent")
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self.marks: dict[tuple[str, int], int] = {}
+        self.changed = False  # since the last `save`
+        self.unsent = False  # since the last partial
+
+
+_Window = dict[str, _Cell]
+_NONE: _Window = {}
 
 
 class Measure:
-    """Open windows of one topic's partition. `row()` is all of its durable state."""
+    """Open windows of one partition. Its durable state is the table `watch-open`."""
 
-    def __init__(self, topic: str, partition: int, settings: WatchSettings, row: MeasureRow | None = None) -> None:
-        self._topic, self._partition, self._set = topic, partition, settings
-        self._rejects = topic.endswith("rejected")
+    def __init__(self, partition: int, config: WatchConfig, table: Table) -> None:
+        self._partition, self._config, self._table = partition, config, table
         self._decode = msgspec.json.Decoder(_Seen).decode
-        self._raws: dict[tuple[str, str, int], _Raw] = {}
-        self._open: dict[int, dict[_Name, int]] = {}
-        self._sizes: dict[int, Counter[str]] = {}  # of open windows: names by source
-        self._flushed: dict[tuple[int, str], int] = {}  # sent without closing
-        self._early: list[Partial] = []
+        self._windows: tuple[dict[int, _Window], dict[int, _Window]] = ({}, {})  # protected, rejected
+        self._clocks = tuple([_Clock() for _ in range(config.partitions)] for _ in range(2))
+        self._sources: dict[str, int] = {}  # admitted → latest window
+        self._deleted: list[bytes] = []
         self._now: int | None = None
-        self._start = _Raw()  # holds the watermark until the first record, or until idle
+        self._passed: list[tuple[int, int]] = []  # (worker's time, watermark) of ticks within settle_ms
         self.until = 0
         self.idle = False
-        self.changed = False
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._incarnation: str | None = None
-        if row is not None and row.size == settings.window_ms:
-            self._incarnation, self.until = row.incarnation, row.until
-            self._raws = {(t, i, p): _Raw(mark, at) for t, i, p, mark, at in row.raws}
-            self._open = {w: {(s, c, e): n for s, c, e, n in names} for w, names in row.open}
+        self._load()
 
-    def row(self) -> MeasureRow:
-        return MeasureRow(
-            self._set.window_ms,
-            self._incarnation or "",
-            self.until,
-            [(t, i, p, raw.mark, raw.at) for (t, i, p), raw in sorted(self._raws.items())],
-            [(w, [(s, c, e, n) for (s, c, e), n in names.items()]) for w, names in sorted(self._open.items())],
-        )
+    # -- counting ------------------------------------------------------------------------------------------------
 
-    def fold(self, incarnation: str, records: Sequence[Record]) -> None:
-        """Count a batch. Amortised cost per event: decode 1.3 µs, the rest 0.6 µs."""
-        if incarnation != self._incarnation:
-            self._reincarnate(incarnation)
-        decode, raws, windows, size = self._decode, self._raws, self._open, self._set.window_ms
-        until, limit = self.until, self._limit()
-        bad = duplicate = 0
-        current, names = -1, _NONE
+    def fold(self, records: Sequence[Record], rejected: bool) -> None:
+        """Count a batch of one topic."""
+        decode, size, windows = self._decode, self._config.window_ms, self._windows[rejected]
+        latest: dict[int, int] = {}  # raw partition → last time of this batch
+        bad = duplicate = refused = 0
+        current, cells = -1, _NONE
         for record in records:
-            value = record.value
             try:
-                seen = decode(value)  # type: ignore[arg-type]  # None is a TypeError, as wanted
+                seen = decode(record.value)  # type: ignore[arg-type]  # None is a TypeError, as wanted
             except (TypeError, msgspec.DecodeError, UnicodeDecodeError):
                 bad += 1
                 continue
-            origin = seen.origin
-            raw = raws.get((origin.topic, origin.incarnation, origin.partition))
-            if raw is None:
-                raw = raws[(origin.topic, origin.incarnation, origin.partition)] = _Raw()
-            if origin.offset <= raw.mark:
-                duplicate += 1
-                continue
-            raw.mark = origin.offset
-            at = seen.received_at
+            at, origin = seen.received_at, seen.origin
             window = at // size
             if window != current:
-                if at < 0 or at > limit or window < until:
-                    self._refuse(raw, at, limit)
-                    continue
-                current, names = window, windows.setdefault(window, {})
-            if at > raw.at:
-                raw.at = at
-            raw.moved = True
-            name = (seen.source, seen.schema, seen.event or "")
-            n = names.get(name)
-            if n is None:
-                name = self._admit(window, name)
-                n = names.get(name, 0)
-            names[name] = n + 1
-        self.changed = True
-        self.idle = False
-        self.counts["unreadable", self._topic] += bad
-        self.counts["duplicate", self._topic] += duplicate
-        self.counts["watched", self._topic] += len(records) - bad - duplicate
+                found = windows.get(window)
+                if found is None:
+                    if self._refused(window, at):
+                        refused += 1
+                        if at >= 0 and window < self.until:
+                            latest[origin.partition] = at
+                        continue
+                    found = windows[window] = {}
+                current, cells = window, found
+            partition = origin.partition
+            latest[partition] = at
+            cell = cells.get(seen.source)
+            if cell is None:
+                cell = self._cell(cells, window, seen.source)
+            marks, mark = cell.marks, (origin.incarnation, partition)
+            if origin.offset <= marks.get(mark, -1):
+                duplicate += 1
+                continue
+            marks[mark] = origin.offset
+            names = cell.names
+            names[seen.schema] = names.get(seen.schema, 0) + 1
+            cell.changed = cell.unsent = True
+        self._moved(latest, rejected)
+        self.counts["unreadable", ""] += bad
+        self.counts["duplicate", ""] += duplicate
+        self.counts["watched", ""] += len(records) - bad - duplicate - refused
+
+    def _refused(self, window: int, at: int) -> bool:
+        """Count what has no open window and can have none."""
+        if at < 0:
+            self.counts["untimed", ""] += 1
+        elif window < self.until:
+            self.counts["late", "event"] += 1
+        elif self._now is not None and at > self._now + self._config.max_ahead_ms:
+            self.counts["ahead", ""] += 1
+        else:
+            return False
+        return True
+
+    def _cell(self, cells: _Window, window: int, source: str) -> _Cell:
+        """A source that is new to its window: its own cell, or the one of all beyond the cap.
+
+        Who was there before stays: a flood of new names cannot push out (and so silence) the usual ones.
+        """
+        if source in self._sources or len(self._sources) < self._config.max_sources:
+            self._sources[source] = max(window, self._sources.get(source, 0))
+        else:
+            source = OTHER
+        cell = cells.get(source)
+        if cell is None:
+            cell = cells[source] = _Cell()
+        return cell
+
+    def _moved(self, latest: dict[int, int], rejected: bool) -> None:
+        clocks = self._clocks[rejected]
+        for partition, at in latest.items():
+            while partition >= len(clocks):
+                clocks.append(_Clock())
+            clock = clocks[partition]
+            clock.at, clock.moved = max(clock.at, at), True
+        if latest:
+            self.idle = False
+
+    # -- time ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: int, caught_up: bool) -> None:
-        """Learn the time: what is idle, and which record times lie in the future."""
+        """Learn the worker's time: what is idle, what lies in the future, and what the watermark has passed."""
         self._now = now
-        limit = self._limit()
-        patience = self._set.idle_ms * (1 if caught_up else _IMPATIENCE)
-        for raw in self._holding():
-            if raw.moved:
-                raw.moved, raw.since, raw.idle = False, now, False
-            elif now - raw.since >= patience:
-                raw.idle = True
-            raw.at = min(raw.at, limit)
-        for window in [w for w in self._open if w * self._set.window_ms > limit]:
-            self.counts["ahead", self._topic] += sum(self._open.pop(window).values())
-        self.idle = all(raw.idle for raw in self._holding())
+        config = self._config
+        patience = config.idle_ms * (1 if caught_up else config.impatience)
+        clocks = [*self._clocks[0], *self._clocks[1]]
+        for clock in clocks:
+            if clock.moved:
+                clock.moved, clock.since, clock.idle = False, now, False
+            elif now - clock.since >= patience:
+                clock.idle = True
+        self.idle = all(clock.idle for clock in clocks)
+        self._drop_ahead(clocks, now + config.max_ahead_ms)
+        times = [clock.at for clock in clocks if not clock.idle]
+        watermark = min(now, min(times) if times else max(clock.at for clock in clocks)) - config.lateness_ms
+        settled = [p for p in self._passed if now - p[0] >= config.settle_ms][-1:]
+        recent = [p for p in self._passed if now - p[0] < config.settle_ms]
+        self._passed = [*settled, *recent, (now, watermark)]
+        if settled:
+            self.until = max(self.until, min(p[1] for p in self._passed) // config.window_ms)
+
+    def _drop_ahead(self, clocks: list[_Clock], limit: int) -> None:
+        """Undo what was taken in before the first tick told the time."""
+        for clock in clocks:
+            clock.at = min(clock.at, limit)
+        for windows in self._windows:
+            for window in [w for w in windows if w * self._config.window_ms > limit]:
+                self.counts["ahead", ""] += sum(sum(c.names.values()) for c in windows[window].values())
+                self._forget(windows, window)
 
     def close(self) -> list[Partial]:
-        """Close the windows that the watermark has passed and return their partials, in order.
+        """Take the partials of the windows that the watermark has passed, in order.
 
-        An idle partition sends its open windows as well, but keeps them open: a partial is absolute, so it can be
-        sent again when more has come. Nothing closes before the first tick (a record from 2100 could close all).
+        An idle partition tells what it has of its open windows, too, and keeps them open: a partial is absolute, so
+        it can be sent again when more has come.
         """
-        out, self._early = self._early, []
-        if self._now is None:
-            return out
-        size = self._set.window_ms
-        active = [raw.at for raw in self._holding() if raw.moved or not raw.idle]
-        watermark = min(active) - self._set.lateness_ms if active else -1
-        until = max(self.until, watermark // size)
-        if len(self._open) > self._set.max_open:
-            until = max(until, sorted(self._open)[-self._set.max_open])
-        for window in sorted(w for w in self._open if w < until):
-            out += self._partials(window, self._open.pop(window))
-        if until != self.until:
-            self.until, self.changed = until, True
-            self._flushed = {k: n for k, n in self._flushed.items() if k[0] >= until}
-            self._sizes = {w: n for w, n in self._sizes.items() if w >= until}
-        if self.idle:
-            out += self._flush()
+        self._limit_cells()
+        out: list[Partial] = []
+        for window in sorted({w for windows in self._windows for w in windows}):
+            unsent = any(cell.unsent for windows in self._windows for cell in windows.get(window, _NONE).values())
+            if unsent and (self.idle or window < self.until):
+                out += self._partials(window)
+            if window < self.until:
+                for windows in self._windows:
+                    self._forget(windows, window)
+        oldest = self.until - self._config.history_windows
+        if any(w < oldest for w in self._sources.values()):
+            self._sources = {s: w for s, w in self._sources.items() if w >= oldest}
         return out
 
-    def sent_until(self) -> int:
-        """Windows before this one have been sent: all that are open, too, when idle."""
-        return max(self.until, max(self._open, default=-1) + 1) if self.idle else self.until
+    def progress(self) -> Progress:
+        return Progress(self._config.window_ms, self._partition, self.until, self.idle)
 
-    def _holding(self) -> list[_Raw]:
-        return list(self._raws.values()) or [self._start]
+    def _limit_cells(self) -> None:
+        """Bound the memory: beyond `max_cells` the oldest windows are closed before their time."""
+        sizes: Counter[int] = Counter()
+        for windows in self._windows:
+            for window, cells in windows.items():
+                sizes[window] += sum(len(cell.names) for cell in cells.values())
+        total = sum(sizes.values())
+        for window in sorted(sizes):
+            if total <= self._config.max_cells:
+                break
+            total -= sizes[window]
+            self.until = max(self.until, window + 1)
+            self.counts["closed early", ""] += 1
 
-    def _limit(self) -> int:
-        return 1 << 62 if self._now is None else self._now + self._set.max_ahead_ms
+    def _partials(self, window: int) -> list[Partial]:
+        totals: dict[str, list[int]] = {}
+        for rejected, windows in enumerate(self._windows):
+            for source, cell in windows.get(window, _NONE).items():
+                cell.unsent = False
+                for schema, n in cell.names.items():
+                    name = schema.partition("/")[0]
+                    for watched in (watched_source(source), *([watched_event(source, name)] if name else ())):
+                        totals.setdefault(watched, [0, 0])[rejected] += n
+        size, partition = self._config.window_ms, self._partition
+        return [Partial(watched, size, window, partition, *counted) for watched, counted in totals.items()]
 
-    def _refuse(self, raw: _Raw, at: int, limit: int) -> None:
-        outcome = "untimed" if at < 0 else "ahead" if at > limit else "late"
-        self.counts[outcome, self._topic] += 1
-        if outcome == "late":
-            raw.at, raw.moved = max(raw.at, at), True
+    # -- state ---------------------------------------------------------------------------------------------------
 
-    def _admit(self, window: int, name: _Name) -> _Name:
-        """A name new to its window: itself, or what stands for the names beyond a cap."""
-        sizes = self._sizes.get(window)
-        if sizes is None:
-            sizes = self._sizes[window] = Counter(s for s, _, _ in self._open[window])
-        source = name[0]
-        if source not in sizes and len(sizes) >= self._set.max_sources:
-            return (OTHER, "", OTHER)
-        if sizes[source] >= self._set.max_names:
-            return (source, "", OTHER)
-        sizes[source] += 1
-        return name
+    def save(self) -> None:
+        """Put changed rows into the table."""
+        size, table = self._config.window_ms, self._table
+        for key in self._deleted:
+            table.delete(key)
+        self._deleted.clear()
+        for rejected, windows in enumerate(self._windows):
+            for window, cells in windows.items():
+                for source, cell in cells.items():
+                    if cell.changed:
+                        cell.changed = False
+                        marks = [(i, p, offset) for (i, p), offset in sorted(cell.marks.items())]
+                        row = CellRow(size, bool(rejected), window, source, cell.names, marks)
+                        table.put(row.key(), _encode(row))
+        times = ([clock.at for clock in clocks] for clocks in self._clocks)
+        table.put(CLOCKS, _encode(ClockRow(size, self.until, *times)))
 
-    def _partials(self, window: int, names: dict[_Name, int]) -> list[Partial]:
-        totals: Counter[str] = Counter()
-        for (source, schema, event), n in names.items():
-            totals[watched_source(source)] += n
-            name = OTHER if event == OTHER else event_name(schema, event, self._set.free_names)
-            if name:
-                totals[watched_event(source, name)] += n
-        out = []
-        for watched, n in totals.items():
-            counted = (0, n) if self._rejects else (n, 0)
-            incarnation = self._incarnation or ""
-            size = self._set.window_ms
-            out.append(Partial(watched, size, window, self._topic, incarnation, self._partition, *counted))
-        return out
+    def _forget(self, windows: dict[int, _Window], window: int) -> None:
+        rejected = windows is self._windows[1]
+        for source in windows.pop(window, _NONE):
+            self._deleted.append(CellRow(0, rejected, window, source, {}, []).key())
 
-    def _flush(self) -> list[Partial]:
-        out = []
-        for window in sorted(self._open):
-            for p in self._partials(window, self._open[window]):
-                n = p.accepted + p.rejected
-                if self._flushed.get((window, p.watched)) != n:
-                    self._flushed[window, p.watched] = n
-                    out.append(p)
-        return out
+    def _load(self) -> None:
+        """Rows of another window size, and of windows that are closed and sent, are let go."""
+        size, raw = self._config.window_ms, self._table.get(CLOCKS)
+        clocks = msgspec.msgpack.decode(raw, type=ClockRow) if raw is not None else None
+        if clocks is not None and clocks.size == size:
+            self.until = clocks.until
+            self._clocks = tuple(_clocks(at, self._config.partitions) for at in (clocks.accepted, clocks.rejected))
+        for key, value in self._table.items():
+            if key == CLOCKS:
+                continue
+            row = msgspec.msgpack.decode(value, type=CellRow)
+            if row.size != size or row.window < self.until:
+                self._deleted.append(key)
+                continue
+            cell = self._windows[row.rejected].setdefault(row.window, {}).setdefault(row.source, _Cell())
+            cell.names, cell.unsent = row.names, True
+            cell.marks = {(i, p): offset for i, p, offset in row.marks}
+            if row.source != OTHER:
+                self._sources[row.source] = max(row.window, self._sources.get(row.source, 0))
 
-    def _reincarnate(self, incarnation: str) -> None:
-        """The source topic was made anew: what was counted stands in the old one's slots, and counting starts again."""
-        if self._incarnation is not None:
-            for window in sorted(self._open):
-                self._early += self._partials(window, self._open[window])
-            self._open.clear()
-            self._sizes.clear()
-            self._flushed.clear()
-        self._incarnation = incarnation
+
+def _clocks(times: Iterable[int], at_least: int) -> list[_Clock]:
+    clocks = [_Clock(at) for at in times]
+    return clocks + [_Clock() for _ in range(at_least - len(clocks))]
+
+
+_encode = msgspec.msgpack.Encoder().encode

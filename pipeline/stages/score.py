@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from .watch_rows import WatchSettings
+from .watch_rows import WatchConfig
 
 
 class Kind(StrEnum):
@@ -60,34 +60,34 @@ class Scorer(Protocol):
 class RobustScorer:
     """Median and MAD against the key's own past."""
 
-    def __init__(self, settings: WatchSettings) -> None:
-        self._set = settings
+    def __init__(self, config: WatchConfig) -> None:
+        self._config = config
 
     def score(self, rows: Sequence[FeatureRow]) -> list[Tail | None]:
         return [self._rate(row) if row.kind is Kind.RATE else self._share(row) for row in rows]
 
     def _rate(self, row: FeatureRow) -> Tail | None:
         past = sorted(n for n, _ in row.past)
-        if len(past) < self._set.warm_up:
+        if len(past) < self._config.needed:
             return None
         middle = _middle(past)
         centre = 2 * math.sqrt(middle + 0.375)
         spread = _middle(sorted(abs(2 * math.sqrt(n + 0.375) - centre) for n in past)) * 1.4826
-        scale = max(1.0, spread, self._set.rate_noise * math.sqrt(middle)) * _doubt(len(past))
+        scale = max(1.0, spread, self._config.rate_noise * math.sqrt(middle)) * _doubt(len(past))
         z = (2 * math.sqrt(row.events + 0.375) - centre) / scale
         beyond = sum(1 for n in past if (n >= row.events if z > 0 else n <= row.events))
         return Tail(z, beyond / len(past), float(row.events), float(middle))
 
     def _share(self, row: FeatureRow) -> Tail | None:
         events = sum(n for n, _ in row.past)
-        if len(row.past) < self._set.warm_up or row.events == 0:
+        if len(row.past) < self._config.needed or row.events == 0:
             return None
         expected = (sum(k for _, k in row.past) + 0.5) / (events + 1)
         centre = math.asin(math.sqrt(expected))
         spread = _middle(sorted(abs(_share_z(n, k, centre)) for n, k in row.past if n)) * 1.4826
         # the past's own error counts as well: with few events in it nothing is certain
         own = math.sqrt(1 + row.events / (events + 1))
-        scale = max(own, spread, self._set.share_noise * 2 * math.sqrt(row.events)) * _doubt(len(row.past))
+        scale = max(own, spread, self._config.share_noise * 2 * math.sqrt(row.events)) * _doubt(len(row.past))
         z = max(0.0, _share_z(row.events, row.rejected, centre) / scale)
         seen = row.rejected / row.events
         beyond = sum(1 for n, k in row.past if n and k * row.events >= row.rejected * n)
@@ -96,13 +96,13 @@ class RobustScorer:
         return Tail(z, rank, seen, expected)
 
 
-def patience(past: Sequence[tuple[int, int]], settings: WatchSettings) -> int | None:
+def patience(past: Sequence[tuple[int, int]], config: WatchConfig) -> int | None:
     """Windows without an event until that is a silence; None while the past is too short or too sparse to tell.
 
     `silence_gaps` times the longest gap of the past, and so many that a Poisson source of the past's rate would do it
     by chance once in e^`silence_surprise`.
     """
-    if len(past) < settings.warm_up:
+    if len(past) < config.needed:
         return None
     counts = sorted(n for n, _ in past)
     rate = sum(counts) / len(counts)
@@ -115,10 +115,8 @@ def patience(past: Sequence[tuple[int, int]], settings: WatchSettings) -> int | 
     for n, _ in past:
         run = 0 if n else run + 1
         longest = max(longest, run)
-    needed = max(
-        settings.min_silent, math.ceil(settings.silence_gaps * longest), math.ceil(settings.silence_surprise / rate)
-    )
-    return needed if needed <= settings.past else None
+    needed = max(config.min_silent, math.ceil(config.silence_gaps * longest), math.ceil(config.silence_surprise / rate))
+    return needed if needed <= config.history_windows else None
 
 
 def surprise(z: float) -> float:
