@@ -21,6 +21,7 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
+from ..adapters.topic_specs import changelog_name, group_name
 from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg
 from .book import OffsetBook, TopicPartition
@@ -52,14 +53,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a SIGTERM or a rebalance waits for the last checkpoint; then it is given up, unacknowledged."""
     tick_seconds: float = 1.0
 
+    def group_of(self, leg: str) -> str:
+        """The consumer group of a leg."""
+        return group_name(leg, prefix=self.topic_prefix, group=self.group_prefix)
 
-def group(config: EngineConfig, leg: str) -> str:
-    """The consumer group of a leg."""
-    return f"{config.topic_prefix}{config.group_prefix}-{leg}"
-
-
-def changelog_topic(config: EngineConfig, leg: str, table: str) -> str:
-    return f"{group(config, leg)}-{table}-changelog"
+    def changelog_of(self, leg: str, table: str) -> str:
+        return changelog_name(leg, table, prefix=self.topic_prefix, group=self.group_prefix)
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -84,7 +83,7 @@ class LegEngine:
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
-        self._output = Output(config.bootstrap, config.security, group(config, leg.name))
+        self._output = Output(config.bootstrap, config.security, config.group_of(leg.name))
         self._sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
         self._taken = 0  # records since the last checkpoint began
@@ -103,7 +102,7 @@ class LegEngine:
         datadir = Path(config.state_dir) / leg.name
         datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
         app = App(
-            group(config, leg.name),
+            config.group_of(leg.name),
             broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
             store="memory://",
             datadir=str(datadir),
@@ -129,7 +128,7 @@ class LegEngine:
                 app,
                 name=f"{leg.name}-{name}",
                 changelog_topic=app.topic(
-                    changelog_topic(config, leg.name, name),
+                    config.changelog_of(leg.name, name),
                     key_serializer="raw",
                     value_serializer="raw",
                     acks=False,
@@ -299,7 +298,7 @@ class LegEngine:
         if not changes:
             return
         name, config = self.leg.name, self.config
-        await self._output.write_to([(changelog_topic(config, name, t), p, outs) for t, p, outs in changes])
+        await self._output.write_to([(config.changelog_of(name, t), p, outs) for t, p, outs in changes])
         for table, _, outs in changes:
             self.metrics.changelog(name, table, len(outs), sum(len(o.key) + len(o.value or b"") for o in outs))
 

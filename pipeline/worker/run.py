@@ -14,7 +14,7 @@ import structlog
 from ..errors import SealstreamError, Transient
 from ..ports import Leg, LegState, Metrics
 from . import records, requirements
-from .engine import EngineConfig, LegEngine, changelog_topic
+from .engine import EngineConfig, LegEngine
 from .startup import await_topics
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> i
 def _topics(legs: Sequence[Leg], config: EngineConfig) -> list[list[str]]:
     """For each leg, the topics that must have one partition count."""
     return [
-        [config.topic_prefix + s for s in leg.sources] + [changelog_topic(config, leg.name, t) for t in leg.tables]
+        [config.topic_prefix + s for s in leg.sources] + [config.changelog_of(leg.name, t) for t in leg.tables]
         for leg in legs
     ]
 
