@@ -1,0 +1,175 @@
+"""`sealstream bench`: thin commands over `bench/`, which is part of a checkout and not of an installation."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import click
+
+from .. import settings
+from ..errors import Misuse
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("sealstream", "faust-streaming", "aiokafka", "cryptography", "msgspec")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+seeded = click.option("--seed", default=7, show_default=True, help="Of the workload; the same seed, the same bytes.")
+
+
+@click.group()
+def bench() -> None:
+    """Measure the legs on a real broker (SEALSTREAM_KAFKA, else one is started), or in memory.
+
+    Figures are of this machine in this minute: compare ratios of one run, not runs.
+
+    \b
+    Examples:
+      sealstream bench protect --events 1200000 --against streams --rounds 3
+      sealstream bench protect --in-memory --json
+      sealstream bench identify
+      sealstream bench latency --rate 2000 --seconds 30
+    """
+
+
+@bench.command()
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--in-memory", is_flag=True, help="Without a broker: the leg alone, µs per event by stage.")
+@click.option(
+    "--against", multiple=True, type=click.Choice(["streams", "faust"]), help="Peers to run in the same round."
+)
+@click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 20))
+@seeded
+@as_json
+def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int, seed: int, as_json: bool) -> None:
+    """The protect leg: 560-byte events, 3 tokens, 4 sealed fields, 1 % invalid, 20,000 customers."""
+    stages = _part("costs").protect(min(events, 100_000), seed)
+    if in_memory:
+        per_event = stages["total"]
+        _show(
+            {
+                "bench": "protect",
+                "events": min(events, 100_000),
+                "events_per_second": round(1e6 / per_event),
+                "events_per_cpu_second": round(1e6 / per_event),
+                "peak_rss_bytes": _part("costs").own_peak_rss_bytes(),
+                "microseconds": stages,
+            },
+            as_json,
+        )
+        return
+    part = _part("protect")
+    runs: dict[str, list[Any]] = {"sealstream": [], **{name: [] for name in against}}
+    with _broker() as bootstrap:
+        for _ in range(rounds):
+            runs["sealstream"].append(part.ours(bootstrap, events, seed, _say))
+            for name in against:
+                runs[name].append(part.PEERS[name](bootstrap, events, seed, _say))
+    mine = runs["sealstream"]
+    whole = 1e6 / statistics.median(m.events_per_cpu_second for m in mine)
+    result = {
+        "bench": "protect",
+        **_figures(mine),
+        "microseconds": {**stages, "engine": round(whole - stages["total"], 2), "worker": round(whole, 2)},
+    }
+    for name in against:
+        ratios = [a.events_per_cpu_second / b.events_per_cpu_second for a, b in zip(mine, runs[name], strict=True)]
+        result[name] = {**_figures(runs[name]), "ratio_by_round": [round(r, 2) for r in ratios]}
+        result[name]["ratio"] = round(statistics.median(ratios), 2)
+    _show(result, as_json)
+
+
+@bench.command()
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000), help="Of the steady state.")
+@click.option("--customers", default=20_000, show_default=True, type=click.IntRange(10))
+@seeded
+@as_json
+def identify(events: int, customers: int, seed: int, as_json: bool) -> None:
+    """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state."""
+    with _broker() as bootstrap:
+        found = _part("identify").ours(bootstrap, events, customers, seed, _say)
+    _show(
+        {
+            "bench": "identify",
+            "customers": customers,
+            **_figures([found.steady]),
+            "first_pass_events": found.first_pass_events,
+            "first_pass_events_per_cpu_second": round(found.first_pass_per_cpu_second),
+            "rss_bytes": found.rss_bytes,
+            "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
+        },
+        as_json,
+    )
+
+
+@bench.command()
+@click.option("--rate", default=2_000, show_default=True, type=click.IntRange(1), help="Events per second.")
+@click.option("--seconds", default=30, show_default=True, type=click.IntRange(1))
+@seeded
+@as_json
+def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
+    """Milliseconds from the append of a raw event to its protected record and to its profile, as a consumer sees them."""
+    with _broker() as bootstrap:
+        found = _part("latency").ours(bootstrap, rate, seconds, seed, _say)
+    milliseconds = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
+    _show({"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds}, as_json)
+
+
+def _part(name: str) -> Any:
+    if not (CHECKOUT / "bench" / "measure.py").exists():
+        raise Misuse("`sealstream bench` runs from a checkout of the project: its workloads are not installed")
+    if str(CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(CHECKOUT))
+    return importlib.import_module(f"bench.{name}")
+
+
+@contextmanager
+def _broker() -> Iterator[str]:
+    from ..adapters import brokers
+
+    with brokers.find_or_start(settings.load().kafka, need_real=True, say=_say) as broker:
+        yield broker.bootstrap
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _figures(runs: list[Any]) -> dict[str, Any]:
+    def median(of: Callable[[Any], float]) -> int:
+        return round(statistics.median(of(r) for r in runs))
+
+    return {
+        "events": runs[0].events,
+        "rounds": len(runs),
+        "events_per_second": median(lambda r: r.events_per_second),
+        "events_per_cpu_second": median(lambda r: r.events_per_cpu_second),
+        "events_per_cpu_second_whole": median(lambda r: r.events_per_cpu_second_whole),
+        "peak_rss_bytes": median(lambda r: r.peak_rss_bytes),
+    }
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    result["versions"] = {"python": python_version(), **{p: version(p) for p in PACKAGES}}
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for inner, figure in value.items():
+                click.echo(f"  {inner:32} {_shown(figure):>14}")
+        else:
+            click.echo(f"{name:34} {_shown(value):>14}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
