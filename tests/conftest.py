@@ -1,8 +1,9 @@
 """What every test gets: no network but loopback, warnings as errors, none of the caller's settings, a broker if asked.
 
-    broker   the session's broker, real: SEALSTREAM_KAFKA, else Docker, else Kafka from Maven artifacts
-    kafka    its bootstrap servers
-    topics   a prefix under which every topic of the pipeline stands, empty, for this test alone
+    broker       the session's broker, real: SEALSTREAM_KAFKA, else Docker, else Kafka from Maven artifacts
+    kafka        its bootstrap servers
+    kafka_admin  an admin client for it
+    topics       a prefix under which every topic of the pipeline stands, empty, for this test alone
 
 With CI=true a broker that cannot be had is a failure; else its tests are skipped, and said so.
 """
@@ -52,14 +53,20 @@ def kafka(broker: Broker) -> str:
     return broker.bootstrap
 
 
+@pytest.fixture(scope="session")
+def kafka_admin(kafka: str) -> AdminClient:
+    """One client for the session: a client that goes out of scope takes its pending requests with it."""
+    return AdminClient(kafka_topics.admin_config(kafka))
+
+
 @pytest.fixture
-def topics(kafka: str) -> Iterator[str]:
+def topics(kafka: str, kafka_admin: AdminClient) -> Iterator[str]:
     """Record times are the producer's, so that a test can bring a past with it."""
     prefix = f"t{uuid.uuid4().hex[:10]}."
     specs = kafka_topics.specs(PARTITIONS, 1, prefix=prefix, append_time=False)
     kafka_topics.apply(kafka, None, specs)
     yield prefix
-    AdminClient(kafka_topics.admin_config(kafka)).delete_topics([spec.name for spec in specs])
+    kafka_admin.delete_topics([spec.name for spec in specs])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
