@@ -3,12 +3,15 @@
 `python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
-written), `settled` (both durable, nothing acknowledged), `recovery`.
+written), `settled` (both durable, nothing acknowledged), `recovery`. At the first two it waits a moment before, in
+which commits go on: whatever was acknowledged too early is then on record.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -78,30 +81,33 @@ class TallyLeg:
         return TallyPart(tables[TABLE], self._raise_at)
 
 
+POINTS: dict[str, tuple[Any, str]] = {
+    "output": (Output, "write"),
+    "changelog": (engine.LegEngine, "_write_state"),
+    "settled": (OffsetBook, "settle"),
+    "recovery": (ChangelogTable, "apply_changelog_batch"),
+}
+
+
 def die_at(point: str, nth: int) -> None:
-    left = [nth]
+    owner, name = POINTS[point]
+    inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
 
-    def reached() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def before(owner: Any, name: str) -> None:
-        inner = getattr(owner, name)
+    def before(self: Any, *args: Any) -> Any:
+        if next(left) == 0:
+            die()
+        return inner(self, *args)
 
-        def wrapped(self: Any, *args: Any) -> Any:
-            reached()
-            return inner(self, *args)
+    async def soon_before(self: Any, *args: Any) -> Any:
+        if next(left) == 0:
+            await asyncio.sleep(0.5)
+            die()
+        return await inner(self, *args)
 
-        setattr(owner, name, wrapped)
-
-    targets = {
-        "output": (Output, "write"),
-        "changelog": (engine.LegEngine, "_write_state"),
-        "settled": (OffsetBook, "settle"),
-        "recovery": (ChangelogTable, "apply_changelog_batch"),
-    }
-    before(*targets[point])
+    setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
 
 
 def main() -> int:
@@ -122,6 +128,7 @@ def main() -> int:
         state_dir=args.state_dir,
         session_timeout=args.session,
         checkpoint_records=1000,
+        commit_seconds=0.05,
     )
     return run.run([TallyLeg(args.raise_at)], config, PrometheusMetrics())
 

@@ -6,13 +6,16 @@ Mutations seen red: (filled in below)
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from pipeline.adapters.brokers import Broker, ProcessBroker
 from pipeline.events import Topic
 from tests.integration.tally import Row
 from tests.integration.tools import (
@@ -179,6 +182,37 @@ def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(s
     with ending(after):
         wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
         assert after.terminate() == 0, after.log
+    stage.check()
+
+
+@pytest.fixture
+def own_broker(broker: Broker) -> Iterator[ProcessBroker]:
+    """One that a test may end and start; needs one that is run as a process."""
+    if not isinstance(broker, ProcessBroker):
+        pytest.skip("the given broker is not ours to stop")
+    own = type(broker).started({}, lambda _: None)
+    yield own
+    own.close()
+
+
+def test_a_broker_that_is_away_is_waited_for_and_said_once(own_broker: ProcessBroker, tmp_path: Path) -> None:
+    stage = Stage(own_broker.bootstrap, tmp_path)
+    stage.send(2_000)
+    own_broker.stop()
+    worker = stage.worker()
+    with ending(worker):
+        wait_for(lambda: "broker does not answer" in worker.log, 30, "the worker says that it waits")
+        own_broker.start()
+        wait_for(lambda: worker.up and stage.all_committed(), 60, "it works at last")
+        stage.send(20_000)
+        own_broker.kill()
+        time.sleep(8)
+        assert worker.running, worker.log
+        own_broker.start()
+        stage.send(2_000)
+        wait_for(stage.all_committed, 90, "it goes on")
+        assert worker.terminate() == 0, worker.log
+    assert worker.log.count("waiting for it") <= 3, worker.log
     stage.check()
 
 
