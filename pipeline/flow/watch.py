@@ -94,7 +94,7 @@ class _Partition:
         )
 
     def _progress(self) -> list[Out]:
-        """How far we are, to every owner: behind the partials, in the same batch; when it changed, and to stay alive."""
+        """How far we are, to every owner, behind the partials in one batch: when it changed, and to stay alive."""
         if self._now is None:
             return []
         progress = self._measure.progress()

@@ -5,8 +5,8 @@ Metrics: `("alert", <kind>)`. Cost: 3 µs per window with events; windows withou
 
 Rules, each with its setting in `WatchConfig`:
 - An alarm needs one window beyond `trigger_z`, or `sustain` in a row beyond `sustained_z`, on the same side; either
-  way at most `tail_rank` of the past may be as extreme. It holds while windows stay beyond `release_z`, and resolves
-  after `calm` windows below. Nothing alarms in warm-up.
+  way at most `tail_rank` of the past may be as extreme, and not `habit` bouts of it as high and long. It holds while
+  windows stay beyond `release_z`, and resolves after `calm` windows below. Nothing alarms in warm-up.
 - Suspect and alarmed windows stay out of the past, at most `max_held` in a row: then they *are* the past, the alert
   resolves as "the new normal", and a return to the old level is news again.
 - A window without events is never a rate or a share: it is a gap. Gaps end as zeros in the past, unless they grew
@@ -24,7 +24,7 @@ import math
 
 from ..events import Alert, AlertStatus, Feature, Severity
 from .score import FeatureRow, Kind, Tail, patience, surprise
-from .watch_rows import KeyRow, Track, WatchConfig
+from .watch_rows import Bout, KeyRow, Track, WatchConfig
 
 _RANK = (Severity.INFO, Severity.WARNING, Severity.ERROR, Severity.CRITICAL)
 
@@ -110,7 +110,8 @@ class Judge:
             track.first = track.first if track.hot > 1 else window
             track.up, track.last = z > 0, window
             track.held.append(seen)
-            if abs(z) >= self._config.trigger_z or track.hot >= self._config.sustain:
+            habit = self._habit(track, window, z)
+            if not habit and (abs(z) >= self._config.trigger_z or track.hot >= self._config.sustain):
                 track.open, track.count, track.calm = True, track.hot, 0
                 self._weigh(track, surprise(z), _size(kind, tail))
                 self._emit(watched, row, track, kind, AlertStatus.TRIGGER, window, _features(kind, seen, tail))
@@ -128,11 +129,25 @@ class Judge:
             return
         track.calm, track.last, track.count = 0, window, track.count + 1
         track.held.append(seen)
+        self._habit(track, window, tail.z)
         if len(track.held) >= self._config.max_held:
             track.past = track.held[-self._config.history_windows :]
             self._resolve(watched, row, track, kind, window, features, "accepted as the new normal")
         elif self._weigh(track, surprise(tail.z), _size(kind, tail)) or track.count & (track.count - 1) == 0:
             self._emit(watched, row, track, kind, AlertStatus.UPDATE, window, features)
+
+    def _habit(self, track: Track, window: int, z: float) -> bool:
+        """Note a window far out; True if the past has `habit` bouts as high (a fifth less) and long (one less)."""
+        oldest = window - self._config.history_windows * 5 // 4
+        bouts = [b for b in track.bouts if b.first + b.windows >= oldest][-16:]
+        if bouts and bouts[-1].first + bouts[-1].windows == window and bouts[-1].z * z > 0:
+            now = bouts.pop()
+            now = Bout(now.first, now.windows + 1, max(now.z, z, key=abs))
+        else:
+            now = Bout(window, 1, z)
+        track.bouts = [*bouts, now]
+        like = [b for b in bouts if b.z / now.z >= 0.8 and b.windows + 1 >= now.windows]
+        return len(like) >= self._config.habit
 
     def _silence(self, watched: str, row: KeyRow, upto: int) -> bool:
         silent, track = upto - row.last, row.silence

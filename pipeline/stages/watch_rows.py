@@ -45,12 +45,13 @@ class WatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_keys: int = 5_000  # watched keys per partition of `watch` (1.5 KB each); new ones beyond are not watched
     warm_up: int = 20  # windows before the first alert: the median of 20 is good to a quarter of sigma
     trigger_z: float = 6.0  # one window this far out alarms: 2e-9 for a Gaussian, a false alarm in years per key
-    sustained_z: float = 4.0  # or `sustain` windows in a row this far
-    sustain: int = 3
-    release_z: float = 3.0  # hysteresis: an alarm holds down to here …
+    sustained_z: float = 3.2  # or `sustain` windows in a row this far: 2e-13
+    sustain: int = 4
+    release_z: float = 2.5  # hysteresis: an alarm holds down to here …
     calm: int = 2  # … and ends after this many windows below it
-    tail_rank: float = 0.02  # and at most this share of the own past may be as extreme (jobs, bursts every hour)
-    rate_noise: float = 0.05  # relative noise that is always granted: below a change of 30 % nobody is woken
+    tail_rank: float = 0.02  # and at most this share of the own past may be as extreme (jobs every few minutes)
+    habit: int = 2  # nor is it news when so many bouts of the own past were as high and as long (jobs every hour)
+    rate_noise: float = 0.1  # relative noise that is always granted: below a change of 35 % nobody is woken
     share_noise: float = 0.02  # the same for reject shares (arcsine scale): 1 % → 5 % alarms for the largest source
     min_silent: int = 3  # windows: a restart of a producer is no silence
     silence_gaps: float = 3.0  # times the longest gap of the own past
@@ -130,6 +131,14 @@ class ClockRow(msgspec.Struct, array_like=True):
 CLOCKS = b"clocks"
 
 
+class Bout(msgspec.Struct, array_like=True):
+    """Windows in a row that were far out on one side, alarmed or not."""
+
+    first: int
+    windows: int
+    z: float  # the most extreme one
+
+
 class Track(msgspec.Struct, array_like=True):
     """One detector's memory and episode. `past`/`held`: (events, rejected) per window, newest last."""
 
@@ -144,6 +153,7 @@ class Track(msgspec.Struct, array_like=True):
     count: int = 0
     score: int = 0
     severity: Severity = Severity.INFO
+    bouts: list[Bout] = []  # of the last `history_windows`, oldest first
 
 
 class KeyRow(msgspec.Struct, array_like=True):
