@@ -5,6 +5,7 @@ Mutations seen red:
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -174,6 +175,8 @@ def test_a_topic_made_again_is_another_incarnation(kafka: str, kafka_admin: Admi
     assert first == topic_ids(kafka, [spec.name])
     assert len(bytes.fromhex(first[spec.name])) == 16
     kafka_admin.delete_topics([spec.name])[spec.name].result()
+    while topic_ids(kafka, [spec.name])[spec.name]:
+        time.sleep(0.05)
     apply(kafka, None, [spec])
     assert topic_ids(kafka, [spec.name])[spec.name] not in ("", first[spec.name])
 

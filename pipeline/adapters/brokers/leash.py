@@ -7,6 +7,7 @@ removed. When the command ends by itself, so does this with its exit code. Stand
 Not PR_SET_PDEATHSIG: that one fires when the starting *thread* ends, exists on Linux only, and cleans nothing up.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,14 @@ GRACE_SECONDS = 15.0
 
 
 def main(directory: str, command: list[str]) -> int:
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - the starter's own command
+    # the command inherits what the starter waits on to know that all of them have ended
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603 - the starter's own
     ended = threading.Event()
 
     def watch() -> None:
-        keep = bool(sys.stdin.buffer.read())  # until the other end is closed
+        keep = False
+        while os.read(0, 16):  # empty once the other end is closed
+            keep = True
         ended.set()
         child.terminate()
         try:

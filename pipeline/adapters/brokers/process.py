@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from ..topics import admin_config
 
 START_SECONDS = 90.0
 """A JVM on a busy machine of 2 cores needs 5 to 15 s."""
+STOP_SECONDS = 30.0
 _LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -107,6 +109,7 @@ class ProcessBroker(ABC):
         self._overrides = dict(config or {})
         self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._alive = -1  # read end of a pipe that every process of the broker holds open
 
     @classmethod
     def started(cls, config: Mapping[str, str], say: Callable[[str], None]) -> Self:
@@ -155,12 +158,14 @@ class ProcessBroker(ABC):
         """
         assert self._process is None, "already started"
         command = self.command(self.config())
-        with self.log.open("ab") as log:
+        self._alive, held = os.pipe()
+        with self.log.open("ab") as log, os.fdopen(held, "wb"):
             self._process = subprocess.Popen(  # noqa: S603 - our own arguments
                 [sys.executable, "-I", "-S", str(_LEASH), str(self.directory), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=(held,),
                 start_new_session=True,  # Ctrl-C is for the starter, which then ends the broker last
             )
         try:
@@ -213,23 +218,29 @@ class ProcessBroker(ABC):
             process.stdin.write(b"keep")
             process.stdin.close()
         try:
-            process.wait(30)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             raise Fatal(f"the broker does not end; its log is {self.log}") from None
-        self._process = None
+        self._ended(process)
 
     def kill(self) -> None:
-        """End it as a power cut would (SIGKILL for its whole group); data and ports stay."""
+        """End it as a power cut would (SIGKILL for its whole group), and return when it has; data and ports stay."""
         if (process := self._process) is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._ended(process)
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         self._process = None
+        with os.fdopen(self._alive, "rb", buffering=0) as alive:
+            if not select.select([alive], [], [], STOP_SECONDS)[0]:
+                raise Fatal("a process of the broker does not end")
 
     def close(self, *, keep_directory: bool = False) -> None:
         """End it for good, at once, and remove its directory."""
