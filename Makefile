@@ -1,0 +1,58 @@
+# Every target installs what it needs into .venv first; nothing outside of this directory is changed but the caches of
+# pip and Maven and, for the tests' broker, the user's cache directory (sealstream/kafka).
+
+PYTHON ?= python3
+BIN := .venv/bin
+# what is installed is known by pyproject.toml: another one, another installation
+MARK := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+RUN := .venv/.run-$(MARK)
+DEV := .venv/.dev-$(MARK)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+.PHONY: install demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo     the whole pipe on generated customers, no broker needed'
+	@echo 'make test     every test, on a real Kafka broker (Docker, or Java 17 and Maven)'
+	@echo 'make check    lint, types, imports'
+	@echo 'make bench    figures of the protect leg'
+	@echo 'make install  only install, into .venv'
+	@echo 'make clean    remove what was made here, .venv included'
+
+install: $(DEV)
+
+demo: $(RUN)
+	$(BIN)/sealstream demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV)
+	$(BIN)/sealstream bench $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find pipeline tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN): | .venv/bin/pip
+	@echo 'installing sealstream into .venv'
+	@$(PIP) --editable .
+	@rm -f .venv/.run-* && touch $@
+
+$(DEV): $(RUN)
+	@echo 'installing the tools of the tests'
+	@$(PIP) --editable '.[dev]'
+	@rm -f .venv/.dev-* && touch $@
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'sealstream needs Python 3.11 or newer; name one: make PYTHON=python3.12 …' >&2; exit 2; }
+	@$(PYTHON) -m venv .venv \
+		|| { rm -rf .venv; echo 'this Python cannot make a virtual environment; on Debian: apt install python3-venv' >&2; exit 2; }
