@@ -1,0 +1,208 @@
+"""The identify leg: protected events → profiles, and the events again under their profile's id.
+
+    events.protected ─► link · fold ──► resolve ─► profiles, events.resolved
+                                        ▲      │
+                            identity ───┘◄─────┘
+
+An event is folded into its anchor token's row (`fold`), and the unions that it asks for are sent where they are new
+(`link`). Once a checkpoint `resolve` announces the profiles that changed. Durable in the order outputs, messages,
+state: a crash in between repeats outputs and messages, which changes nothing, and never loses one.
+
+Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `undecodable` (a record that is not
+from the protect leg; skipped), `profile`, `message`. Cost by stage: `flow.identify_costs`.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import msgspec
+
+from ..events import Record, SourceBatch, Topic
+from ..ports import STATE, Effects, Out, PartitionLeg, Table
+from ..stages.fold import BEFORE, BORN, Event, fold, trait_reader
+from ..stages.identity_rows import (
+    Assigned,
+    Evidence,
+    Row,
+    Union,
+    digest_of,
+    kind_of,
+    message_decoder,
+    profile_id,
+    stream,
+    well_formed,
+)
+from ..stages.link import Rules
+from ..stages.resolve import Resolver
+
+CACHED = 32_768
+"""Decoded rows, and as many clusters, that a process keeps between checkpoints (about 1.5 kB each)."""
+
+KNOWN_EDGES = 256 * 16
+"""Bytes of neighbours remembered per token; a union with a neighbour beyond is asked for at each event again."""
+
+_event = msgspec.json.Decoder(Event)
+
+
+class IdentifyLeg:
+    """Makes the partition legs. `Leg` of `pipeline.ports`."""
+
+    name = "identify"
+    sources: tuple[str, ...] = (Topic.PROTECTED.value, Topic.IDENTITY.value)
+    tables: tuple[str, ...] = ("tokens", "evidence")
+
+    def __init__(self, rules: Rules, *, cached: int = CACHED) -> None:
+        self.rules = rules
+        self._cached = cached
+        self._open: weakref.WeakSet[IdentifyPartition] = weakref.WeakSet()
+
+    def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
+        part = IdentifyPartition(self, tables["tokens"], tables["evidence"])
+        self._open.add(part)
+        return part
+
+    def cached(self) -> int:
+        """A partition's share of the cache."""
+        return self._cached // max(1, len(self._open))
+
+
+class IdentifyPartition:
+    def __init__(self, leg: IdentifyLeg, tokens: Table, evidence: Table) -> None:
+        self._leg = leg
+        self._rules = leg.rules
+        self._traits = trait_reader(leg.rules.traits)
+        self._resolver = Resolver(leg.rules, tokens, evidence)
+        self._streams: dict[tuple[str, str], str] = {}
+        self._resolved: list[Out] = []
+        self._duplicates = 0
+        self._undecodable = 0
+
+    def on_batch(self, batch: SourceBatch) -> None:
+        self._resolver.now = max(self._resolver.now, max(record.timestamp for record in batch.records))
+        if batch.topic == Topic.PROTECTED:
+            self._events(batch)
+        else:
+            self._messages(batch)
+
+    def on_tick(self, now: int, caught_up: bool) -> None:
+        """Nothing here goes by the clock."""
+
+    def drain(self) -> Effects:
+        profiles, messages = self._resolver.flush()
+        resolved, self._resolved = self._resolved, []
+        counts = {
+            ("resolved", ""): len(resolved),
+            ("duplicate", ""): self._duplicates,
+            ("undecodable", ""): self._undecodable,
+            ("profile", ""): len(profiles),
+            ("message", ""): len(messages),
+        }
+        self._duplicates = self._undecodable = 0
+        self._resolver.trim(self._leg.cached())
+        return Effects(
+            (
+                {Topic.PROFILES.value: profiles, Topic.RESOLVED.value: resolved},
+                {Topic.IDENTITY.value: messages},
+                STATE,
+            ),
+            {key: n for key, n in counts.items() if n},
+        )
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def _events(self, batch: SourceBatch) -> None:
+        # A hot loop: 7 µs an event of a known token (flow.identify_costs measures it by part).
+        decode, read_traits, streams = _event.decode, self._traits, self._streams
+        resolver, bounds = self._resolver, self._rules.bounds
+        rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
+        resolved = self._resolved.append
+        for record in batch.records:
+            value = record.value
+            try:
+                event = decode(value or b"")
+            except msgspec.DecodeError:
+                self._undecodable += 1
+                continue
+            anchor = event.anchor
+            row = rows.get(anchor)
+            if row is None:
+                row = self._load(record, anchor)
+                if row is None:
+                    self._undecodable += 1
+                    continue
+            origin = event.origin
+            where = streams.get((origin.topic, origin.incarnation))
+            if where is None:
+                where = self._stream(origin.topic, origin.incarnation)
+            clear = event.clear
+            done = fold(row, event, where, read_traits(clear) if clear else None, bounds)
+            if done is BEFORE:
+                self._duplicates += 1
+            else:
+                folded[anchor] = row
+                if done is BORN:
+                    reborn.add(anchor)
+            edges = row.edges
+            try:
+                for token in event.tokens.values():
+                    if token != anchor and digest_of(token) not in edges:
+                        self._new_edge(anchor, row, token)
+                        edges = row.edges
+            except ValueError:  # not even hex
+                self._undecodable += 1
+            ident = (row.profile or _own_id(row)).hex()
+            resolved(Out(ident.encode(), _spliced(value, ident), max(0, record.timestamp)))
+
+    def _load(self, record: Record, anchor: str) -> Row | None:
+        """The row of an anchor; None if the record is not from the protect leg."""
+        if not well_formed(anchor) or record.key != anchor.encode():
+            return None
+        return self._resolver.row(anchor)
+
+    def _stream(self, topic: str, incarnation: str) -> str:
+        name = self._streams[topic, incarnation] = stream(topic, incarnation)
+        return name
+
+    def _new_edge(self, anchor: str, row: Row, token: str) -> None:
+        rules = self._rules
+        if not (rules.links(kind_of(anchor)) and rules.links(kind_of(token))):
+            return
+        if not well_formed(token):
+            self._undecodable += 1
+            return
+        if len(row.edges) < KNOWN_EDGES:
+            row.edges += digest_of(token)
+        self._resolver.join(anchor, token)
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _messages(self, batch: SourceBatch) -> None:
+        decode, resolver = message_decoder.decode, self._resolver
+        for record in batch.records:
+            try:
+                message = decode(record.value or b"")
+                token = (record.key or b"").decode()
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._undecodable += 1
+                continue
+            match message:
+                case Union(low):
+                    resolver.union(token, low)
+                case Evidence():
+                    resolver.evidence(token, message)
+                case Assigned():
+                    resolver.assigned(token, message)
+
+
+def _own_id(row: Row) -> bytes:
+    """The id of a profile of which only this token is known yet."""
+    facts = row.facts
+    assert facts is not None
+    return profile_id(facts, facts.births[-1])
+
+
+def _spliced(value: bytes, ident: str) -> bytes:
+    """The event's JSON with its profile's id in front."""
+    at = value.index(b"{") + 1
+    return b'{"profile_id":"' + ident.encode() + b'",' + value[at:]

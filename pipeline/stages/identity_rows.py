@@ -1,0 +1,187 @@
+"""What the identify leg keeps in its tables and sends on `identity`. Pure data and its encoding (msgpack arrays).
+
+Table `tokens`: packed token → `Row`, at the token's own partition. Table `evidence`, at the root's partition: packed
+root → the cluster's other members (`pack_members`), and `evidence_key(root, member)` → the member's `Facts`.
+
+A *stream* is one incarnation of a raw topic, written "<topic>\\0<incarnation>"; `Facts` name each once and refer to it
+by its index. So a row and a message can be read without any other, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from ..errors import Corrupt
+from ..events import Origin, event_id, frame
+
+DIGEST = 16
+_HEX = 2 * DIGEST
+PROFILE_DOMAIN = b"sealstream/profile-id/1"
+
+Birth = tuple[int, int, int, int]
+"""(received_at, stream, partition, offset) of an event."""
+
+Trait = tuple[int, int, int, int, bytes]
+"""(event time, stream, partition, offset, value as canonical JSON)."""
+
+
+class Facts(msgspec.Struct, array_like=True, gc=False):
+    """What the events anchored on one token say: a state, not a delta.
+
+    The token's log in `events.protected` has one order, so its state after `version` events is one state: of two,
+    the one of higher version knows everything that the other does. `births` are all the earliest events that there
+    ever were, the earliest last: a profile was, or may have been, announced under the id of each.
+    """
+
+    version: int
+    streams: list[str]
+    births: list[Birth]
+    first: int
+    last: int
+    events: dict[str, int]
+    sources: list[str]
+    traits: dict[str, Trait]
+
+
+class Seen(msgspec.Struct, array_like=True, gc=False):
+    """Which offsets of one raw partition were folded: all up to `floor`, and those in `above`.
+
+    `above` holds offset − floor as 32-bit little-endian numbers, ascending; `high` is the greatest offset. `late`: an
+    offset came after a greater one, which the protect leg's order rules out, and more of them are kept then.
+    """
+
+    floor: int
+    high: int
+    above: bytes
+    late: bool = False
+
+
+class Row(msgspec.Struct, array_like=True, gc=False):
+    """Everything that its owner knows of a token. A root has no `parent`.
+
+    `profile` is the id (16 bytes) under which the root was announced, or which the root told this token. `edges` are
+    the digests (16 bytes each) of the tokens with which a union has been asked for.
+    """
+
+    parent: bytes = b""
+    profile: bytes = b""
+    edges: bytes = b""
+    facts: Facts | None = None
+    seen: dict[int, Seen] = {}  # by stream << 32 | partition
+
+
+class Union(msgspec.Struct, array_like=True, tag="u", frozen=True, gc=False):
+    """To the owner of a token: it belongs together with `low`, which ranks before it."""
+
+    low: str
+
+
+class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
+    """To a root: its members, each with version and encoded `Facts` (0 and b"" if it has none).
+
+    `moved`: not the members' own words but handed on, by a former root or along a pointer. The sender may have
+    announced profiles meanwhile, so the root announces its own again.
+    """
+
+    entries: list[tuple[str, int, bytes]]
+    moved: bool = False
+
+
+class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
+    """To the owner of a token: its root, and the id of its profile."""
+
+    root: str
+    profile: bytes
+
+
+Message = Union | Evidence | Assigned
+
+encode = msgspec.msgpack.Encoder().encode
+_row = msgspec.msgpack.Decoder(Row)
+_facts = msgspec.msgpack.Decoder(Facts)
+_members = msgspec.msgpack.Decoder(dict[str, bytes])
+message_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def decode_row(value: bytes) -> Row:
+    try:
+        return _row.decode(value)
+    except msgspec.MsgspecError:
+        raise Corrupt("a row of the table tokens does not read back") from None
+
+
+def decode_facts(value: bytes) -> Facts:
+    try:
+        return _facts.decode(value)
+    except msgspec.MsgspecError:
+        raise Corrupt("a row of the table evidence does not read back") from None
+
+
+def token_rank(token: str) -> tuple[int, str]:
+    """The routing order of tokens; a cluster's smallest token is its root."""
+    return (0 if token.startswith("user_id.") else 1, token)
+
+
+def kind_of(token: str) -> str:
+    return token.partition(".")[0]
+
+
+def well_formed(token: str) -> bool:
+    """`<kind>.<key version>.<32 hex>`; whatever else stands on a topic is not from the protect leg."""
+    try:
+        return unpack(pack(token)) == token and token[:-_HEX].count(".") == 2 and token.isascii()
+    except ValueError:
+        return False
+
+
+def pack(token: str) -> bytes:
+    """`<kind>.<key version>.` and the 16 bytes of the hex: 16 bytes less than the text."""
+    return token[:-_HEX].encode() + bytes.fromhex(token[-_HEX:])
+
+
+def unpack(packed: bytes) -> str:
+    return packed[:-DIGEST].decode() + packed[-DIGEST:].hex()
+
+
+def digest_of(token: str) -> bytes:
+    return bytes.fromhex(token[-_HEX:])
+
+
+def evidence_key(root: str, member: str) -> bytes:
+    """33 bytes beginning with a zero, which no packed token does."""
+    return b"\0" + digest_of(root) + digest_of(member)
+
+
+def pack_members(tokens: Iterable[str]) -> bytes:
+    """16 bytes a member: digests by the part before them."""
+    by_prefix: dict[str, list[bytes]] = {}
+    for token in tokens:
+        by_prefix.setdefault(token[:-_HEX], []).append(digest_of(token))
+    return encode({prefix: b"".join(digests) for prefix, digests in by_prefix.items()})
+
+
+def unpack_members(value: bytes) -> list[str]:
+    try:
+        by_prefix = _members.decode(value)
+    except msgspec.MsgspecError:
+        raise Corrupt("a row of members does not read back") from None
+    tokens = []
+    for prefix, digests in by_prefix.items():
+        text = digests.hex()
+        tokens += [prefix + text[i : i + _HEX] for i in range(0, len(text), _HEX)]
+    return tokens
+
+
+def stream(topic: str, incarnation: str) -> str:
+    """Streams compare as (topic, incarnation), since no topic's name holds a zero byte."""
+    return f"{topic}\0{incarnation}"
+
+
+def profile_id(facts: Facts, birth: Birth) -> bytes:
+    """The id (16 bytes) of a profile whose earliest event is `birth`; a function of the event's origin alone."""
+    topic, _, incarnation = facts.streams[birth[1]].partition("\0")
+    origin = Origin(topic, incarnation, birth[2], birth[3])
+    return hashlib.sha256(frame(PROFILE_DOMAIN, event_id(origin))).digest()[:16]

@@ -1,0 +1,134 @@
+"""The oracle: every profile from a dump of `events.protected`, in one pass in memory, with a plain union-find.
+
+In: JSON lines, one protected event each, in any order and however often; also those of `sealstream protect`
+(`{"origin":…, "protected":{…}}`; rejected ones are passed over). Out: one JSON line per profile, by profile id: the
+bytes of the record on `profiles`. Shares no code with the streaming stages but the rules, the record types and the
+hash of an origin, so that a fault of theirs shows as a difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from ..errors import Misuse
+from ..events import Origin, Profile, ProtectedEvent, event_id, frame
+from .link import Rules
+
+_SORTED = msgspec.json.Encoder(order="sorted")
+_LINE = msgspec.json.Encoder(order="deterministic")
+
+
+class _Line(msgspec.Struct, frozen=True):
+    protected: ProtectedEvent | None = None
+    rejected: Any = None
+    anchor: str | None = None
+
+
+def recompute(lines: Iterable[bytes], rules: Rules) -> Iterator[bytes]:
+    """Yield the profiles' JSON, without newlines; `Misuse` names the number of a line that is no protected event."""
+    events: dict[Origin, ProtectedEvent] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and (event := _read(line, number)) is not None:
+            events[event.origin] = event
+    profiles = [_profile(members, rules) for members in _components(events.values(), rules)]
+    for profile in sorted(profiles, key=lambda p: p.profile_id):
+        yield _LINE.encode(profile)
+
+
+def _read(line: bytes, number: int) -> ProtectedEvent | None:
+    try:
+        found = msgspec.json.decode(line, type=_Line)
+        if found.anchor is None:
+            if found.protected is None and found.rejected is None:
+                raise Misuse(f"line {number} is not a protected event")
+            return found.protected
+        return msgspec.json.decode(line, type=ProtectedEvent)
+    except msgspec.DecodeError:
+        raise Misuse(f"line {number} is not a protected event") from None
+
+
+def _components(events: Iterable[ProtectedEvent], rules: Rules) -> Iterable[tuple[set[str], list[ProtectedEvent]]]:
+    """Connected tokens, with the events anchored on them."""
+    leader: dict[str, str] = {}
+
+    def find(token: str) -> str:
+        leader.setdefault(token, token)
+        while leader[token] != token:
+            leader[token] = leader[leader[token]]
+            token = leader[token]
+        return token
+
+    events = list(events)
+    for event in events:
+        find(event.anchor)
+        for token in event.tokens.values():
+            if token != event.anchor and _links(event.anchor, rules) and _links(token, rules):
+                leader[find(token)] = find(event.anchor)
+    found: dict[str, tuple[set[str], list[ProtectedEvent]]] = {}
+    for token in leader:
+        found.setdefault(find(token), (set(), []))[0].add(token)
+    for event in events:
+        found[find(event.anchor)][1].append(event)
+    return found.values()
+
+
+def _links(token: str, rules: Rules) -> bool:
+    kind = rules.kinds.get(token.split(".")[0])
+    return kind is not None and kind.links
+
+
+def _profile(component: tuple[set[str], list[ProtectedEvent]], rules: Rules) -> Profile:
+    tokens, events = component
+    kinds = sorted({token.split(".")[0] for token in tokens})
+    oldest = min(events, key=lambda e: (e.received_at, e.origin))
+    return Profile(
+        profile_id=hashlib.sha256(frame(b"sealstream/profile-id/1", event_id(oldest.origin))).hexdigest()[:32],
+        tokens={kind: sorted(t for t in tokens if t.split(".")[0] == kind) for kind in kinds},
+        first_seen=min(e.time for e in events),
+        last_seen=max(e.time for e in events),
+        events=_counted(events, rules.bounds.event_names),
+        traits=_traits(events, rules),
+        sources=sorted({_short(e.source) for e in events})[: rules.bounds.sources],
+    )
+
+
+def _counted(events: Iterable[ProtectedEvent], bound: int) -> dict[str, int]:
+    counts = Counter(_short(e.event or e.type) for e in events)
+    other = "(other)" in counts
+    names = sorted(name for name in counts if name != "(other)")
+    kept = {name: counts[name] for name in names[:bound]}
+    rest = sum(counts[name] for name in names[bound:]) + counts["(other)"]
+    return kept | ({"(other)": rest} if other or len(names) > bound else {})
+
+
+def _traits(events: Iterable[ProtectedEvent], rules: Rules) -> dict[str, Any]:
+    traits: dict[str, Any] = {}
+    for event in sorted(events, key=lambda e: (e.time, e.origin)):
+        traits |= _traits_of(event, rules)
+    return {name: traits[name] for name in sorted(traits)[: rules.bounds.traits]}
+
+
+def _traits_of(event: ProtectedEvent, rules: Rules) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path in reversed(rules.traits.clear):
+        *way, last = path.split(".")
+        at = event.clear
+        for part in way:
+            at = at.get(part) if isinstance(at, dict) else None
+        if isinstance(at, dict):
+            names = reversed(list(at)) if last == "*" else [last]
+            found |= {
+                _short(n): at[n] for n in names if n in at and len(_SORTED.encode(at[n])) <= rules.traits.max_bytes
+            }
+    return {name: msgspec.Raw(_SORTED.encode(value)) for name, value in found.items()}
+
+
+def _short(name: str) -> str:
+    if len(name) > 120:
+        return name[:111] + "~" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name
