@@ -81,7 +81,6 @@ class Measure:
         self._clocks = tuple([_Clock() for _ in range(config.partitions)] for _ in range(2))
         self._sources: dict[str, int] = {}  # admitted → latest window
         self._deleted: list[bytes] = []
-        self._now: int | None = None
         self._passed: list[tuple[int, int]] = []  # (worker's time, watermark) of ticks within settle_ms
         self.until = 0
         self.idle = False
@@ -138,8 +137,6 @@ class Measure:
             self.counts["untimed", ""] += 1
         elif window < self.until:
             self.counts["late", "event"] += 1
-        elif self._now is not None and at > self._now + self._config.max_ahead_ms:
-            self.counts["ahead", ""] += 1
         else:
             return False
         return True
@@ -172,7 +169,6 @@ class Measure:
 
     def tick(self, now: int, caught_up: bool) -> None:
         """Learn the worker's time: what is idle, what lies in the future, and what the watermark has passed."""
-        self._now = now
         config = self._config
         patience = config.idle_ms * (1 if caught_up else config.impatience)
         clocks = [*self._clocks[0], *self._clocks[1]]
@@ -183,6 +179,7 @@ class Measure:
                 clock.idle = True
         self.idle = all(clock.idle for clock in clocks)
         self._drop_ahead(clocks, now + config.max_ahead_ms)
+        self._limit_cells()
         times = [clock.at for clock in clocks if not clock.idle]
         watermark = min(now, min(times) if times else max(clock.at for clock in clocks)) - config.lateness_ms
         settled = [p for p in self._passed if now - p[0] >= config.settle_ms][-1:]
@@ -192,7 +189,7 @@ class Measure:
             self.until = max(self.until, min(p[1] for p in self._passed) // config.window_ms)
 
     def _drop_ahead(self, clocks: list[_Clock], limit: int) -> None:
-        """Undo what was taken in before the first tick told the time."""
+        """Undo what was counted for the future. Only a tick knows the time: the last one may be long ago."""
         for clock in clocks:
             clock.at = min(clock.at, limit)
         for windows in self._windows:
@@ -206,7 +203,6 @@ class Measure:
         An idle partition tells what it has of its open windows, too, and keeps them open: a partial is absolute, so
         it can be sent again when more has come.
         """
-        self._limit_cells()
         out: list[Partial] = []
         for window in sorted({w for windows in self._windows for w in windows}):
             unsent = any(cell.unsent for windows in self._windows for cell in windows.get(window, _NONE).values())

@@ -11,8 +11,13 @@ from pipeline.events import Alert, Origin, ProtectedEvent, RawRecord, SourceBatc
 from pipeline.flow.watch import WatchConfig, WatchLeg
 from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import STATE, Effects, Out, PartitionLeg
+from pipeline.stages.score import Scorer
 
 START = 1_790_000_040_000  # ms; a whole minute
+
+
+CANARY = "jane.canary@example.com bought"
+"""The free text of every event's name: it must not travel on."""
 
 
 class Crash(BaseException):
@@ -49,9 +54,11 @@ def partition_of(key: bytes, partitions: int) -> int:
 class World:
     """Runs a `WatchLeg` on all partitions. `produce` appends a source record, `tick` lets everything run."""
 
-    def __init__(self, config: WatchConfig) -> None:
+    def __init__(self, config: WatchConfig, scorer: Scorer | None = None) -> None:
         self.config, self.partitions = config, config.partitions
-        self.leg = WatchLeg(config)
+        self.leg = WatchLeg(config, scorer)
+        self.dead: set[int] = set()  # partitions that no worker runs
+        self.raw: list[list[tuple[str, int, int, str, bool]]] = [[] for _ in range(self.partitions)]
         self.logs = {t: [list[RawRecord]() for _ in range(self.partitions)] for t in self.leg.sources}
         self.alerts: list[tuple[int, Alert]] = []
         self.counts: dict[tuple[str, str], int] = {}
@@ -61,7 +68,6 @@ class World:
         self.read = dict(self.committed)
         self.parts: list[PartitionLeg] = []
         self.now = START
-        self.raw_offsets = [0] * self.partitions
         self.restart()
 
     def restart(self) -> None:
@@ -81,23 +87,31 @@ class World:
     ) -> None:
         """A raw event of `person`, taken in by Kafka at `at`, as the protect leg makes it."""
         raw = person % self.partitions
-        origin = Origin("events.raw", "inc", raw, self.raw_offsets[raw])
-        self.raw_offsets[raw] += 1
-        self.emit(origin, source, at, person, schema, reject)
+        self.raw[raw].append((source, at, person, schema, reject))
+        self.emit(raw, len(self.raw[raw]) - 1)
 
-    def emit(self, origin: Origin, source: str, at: int, person: int, schema: str, reject: bool) -> None:
+    def protect_again(self, raw: int, events: int) -> None:
+        """The protect leg crashed and makes the last `events` of a raw partition again, in order."""
+        for offset in range(max(0, len(self.raw[raw]) - events), len(self.raw[raw])):
+            self.emit(raw, offset)
+
+    def emit(self, raw: int, offset: int) -> None:
+        source, at, person, schema, reject = self.raw[raw][offset]
+        origin = Origin("events.raw", "inc", raw, offset)
         key = f"person {person}".encode()
         if reject:
             record = RejectedRecord("00", origin, source, Stage.VALIDATE, Reason.BAD_TYPE, at, "k", b"x", schema=schema)
             topic, value = "events.rejected", msgspec.json.encode(record)
         else:
-            event = ProtectedEvent("00", origin, source, schema, "track", at, at, "m", key.decode())
+            event = ProtectedEvent("00", origin, source, schema, "track", at, at, "m", key.decode(), event=CANARY)
             topic, value = "events.protected", msgspec.json.encode(event)
         self.append(topic, partition_of(key, self.partitions), key, value, at)
 
     def deliver(self, limit: int = 1 << 30) -> None:
         """Hand over what has not been read, at most `limit` records per topic and partition."""
         for (topic, p), at in self.read.items():
+            if p in self.dead:
+                continue
             records = self.logs[topic][p][at : at + limit]
             if records:
                 self.parts[p].on_batch(SourceBatch(topic, "inc", p, records))
@@ -111,20 +125,21 @@ class World:
         self.now = self.now + 1000 if now is None else now
         self.deliver(limit)
         for p, part in enumerate(self.parts):
-            part.on_tick(self.now, self.caught_up(p))
+            if p not in self.dead:
+                part.on_tick(self.now, self.caught_up(p))
         self.checkpoint(crash_after)
 
     def checkpoint(self, crash_after: int | None = None) -> None:
         mark = dict(self.read)
-        effects = [part.drain() for part in self.parts]
-        for i in range(len(effects[0].phases)):
+        effects = {p: part.drain() for p, part in enumerate(self.parts) if p not in self.dead}
+        for i in range(3):
             if i == crash_after:
                 raise Crash
-            for p, e in enumerate(effects):
+            for p, e in effects.items():
                 self._phase(p, e, i)
         if crash_after is not None:
             raise Crash
-        for e in effects:
+        for e in effects.values():
             for outcome, n in e.counts.items():
                 self.counts[outcome] = self.counts.get(outcome, 0) + n
         self.committed = mark
