@@ -68,7 +68,7 @@ class _Cell:
 
 
 _Window = dict[str, _Cell]
-_NONE: _Window = {}
+_NONE: _Window = {}  # never written to
 
 
 class Measure:
@@ -94,7 +94,8 @@ class Measure:
         decode, size, windows = self._decode, self._config.window_ms, self._windows[rejected]
         latest: dict[int, int] = {}  # raw partition → last time of this batch
         bad = duplicate = refused = 0
-        current, cells = -1, _NONE
+        current: int | None = None  # the window of the record before
+        cells = _NONE
         for record in records:
             try:
                 seen = decode(record.value)  # type: ignore[arg-type]  # None is a TypeError, as wanted
