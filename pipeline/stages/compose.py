@@ -1,18 +1,18 @@
 """Make a profile from what is known of its tokens.
 
 In: the facts of a cluster's tokens, in any order. Out: the bytes of a `Profile`, the same for equal sets of events.
-Cost: 2 µs for a cluster in which one token has events, 4 µs more for each other.
+Cost: 2 µs for a cluster in which one token has events, 2 µs more if others have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from .fold import count
-from .identity_rows import Birth, Facts, kind_of, profile_id
+from .identity_rows import Facts, Trait, kind_of, profile_id
 from .link import Bounds
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -39,59 +39,64 @@ def tokens_json(tokens: Iterable[str]) -> msgspec.Raw:
     return msgspec.Raw(_encode(by_kind))
 
 
-def earliest(parts: Iterable[Facts]) -> tuple[Facts, Birth]:
-    """The birth of a cluster by (received_at, origin), and the facts that it stands in."""
-    found = [(f.births[-1], f) for f in parts]
-    if len(found) > 1:
-        found.sort(key=lambda b: (b[0][0], b[1].streams[b[0][1]], b[0][2], b[0][3]))
-    birth, facts = found[0]
-    return facts, birth
-
-
-def profile(ident: bytes, tokens: msgspec.Raw, parts: Sequence[Facts], bounds: Bounds) -> bytes:
-    """The profile's JSON. `parts` holds the facts of at least one token."""
-    if len(parts) == 1:
-        only = parts[0]
-        return _encode(
-            _Encoded(
-                ident.hex(),
-                tokens,
-                only.first,
-                only.last,
-                only.events,
-                {name: msgspec.Raw(t[4]) for name, t in only.traits.items()} if only.traits else {},
-                only.sources,
-            )
-        )
-    events: dict[str, int] = {}
-    sources: set[str] = set()
-    for part in parts:
-        for name, n in part.events.items():
-            count(events, name, n, bounds.event_names)
-        sources.update(part.sources)
-    traits = _last_written(parts)
+def profile(ident: bytes, tokens: msgspec.Raw, facts: Facts) -> bytes:
+    """The profile's JSON. `facts`: of its only token with events, or of several (`combine`)."""
+    traits = facts.traits
     return _encode(
         _Encoded(
             ident.hex(),
             tokens,
-            min(part.first for part in parts),
-            max(part.last for part in parts),
-            events,
-            {name: msgspec.Raw(traits[name]) for name in sorted(traits)[: bounds.traits]},
-            sorted(sources)[: bounds.sources],
+            facts.first,
+            facts.last,
+            facts.events,
+            {name: msgspec.Raw(trait[4]) for name, trait in traits.items()} if traits else {},
+            facts.sources,
         )
     )
 
 
-def _last_written(parts: Sequence[Facts]) -> dict[str, bytes]:
-    best: dict[str, tuple[int, str, int, int, bytes]] = {}
-    for part in parts:
-        streams = part.streams
-        for name, (time, index, partition, offset, value) in part.traits.items():
-            this = (time, streams[index], partition, offset, value)
-            if name not in best or this > best[name]:
-                best[name] = this
-    return {name: written[4] for name, written in best.items()}
+def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
+    """What the events of both say; of the births only the earlier one."""
+    events = a.events.copy()
+    for name, n in b.events.items():
+        if name in events:
+            events[name] += n
+        else:
+            count(events, name, n, bounds.event_names)
+    streams = a.streams
+    b_traits, b_birth = b.traits, b.births[-1]
+    if b.streams != streams:
+        streams = streams + [s for s in b.streams if s not in streams]
+        index = [streams.index(s) for s in b.streams]
+        b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
+        b_traits = {name: (t[0], index[t[1]], *t[2:]) for name, t in b_traits.items()}
+    a_birth = a.births[-1]
+    return Facts(
+        a.version + b.version,
+        streams,
+        [min(a_birth, b_birth, key=lambda x: (x[0], streams[x[1]], x[2], x[3]))],
+        a.first if a.first < b.first else b.first,
+        a.last if a.last > b.last else b.last,
+        events,
+        a.sources if a.sources == b.sources else sorted({*a.sources, *b.sources})[: bounds.sources],
+        _last_written(a.traits, b_traits, streams, bounds.traits) if b_traits else a.traits,
+    )
+
+
+def _last_written(a: dict[str, Trait], b: dict[str, Trait], streams: list[str], bound: int) -> dict[str, Trait]:
+    traits = a.copy()
+    for name, theirs in b.items():
+        ours = traits.get(name)
+        if ours is None or (ours[0], streams[ours[1]], ours[2], ours[3]) < (
+            theirs[0],
+            streams[theirs[1]],
+            theirs[2],
+            theirs[3],
+        ):
+            traits[name] = theirs
+    if len(traits) > bound:
+        return {name: traits[name] for name in sorted(traits)[:bound]}
+    return traits
 
 
 def ids(facts: Facts) -> list[bytes]:

@@ -93,7 +93,12 @@ def fold(row: Row, event: Event, stream: str, traits: Mapping[str, bytes] | None
         result = BORN
     if event.source not in facts.sources:
         _bounded_insort(facts.sources, cut(event.source), bounds.sources)
-    count(facts.events, cut(event.event or event.type), 1, bounds.event_names)
+    name = event.event or event.type
+    events = facts.events
+    if name in events:
+        events[name] += 1
+    else:
+        count(events, cut(name), 1, bounds.event_names)
     if traits:
         _write_traits(facts, traits, (time, index, origin.partition, origin.offset), bounds.traits)
     return result
@@ -238,22 +243,37 @@ def _later(streams: list[str], a: tuple[int, ...], b: tuple[Any, ...]) -> bool:
 # -- traits -------------------------------------------------------------------------------------------------------
 
 _canonical = msgspec.json.Encoder(order="sorted").encode
-_any = msgspec.json.Decoder()
 
 
-def trait_reader(traits: Traits) -> Callable[[msgspec.Raw], dict[str, bytes]]:
-    """Return the function: the clear part of an event → trait name → its value as canonical JSON."""
-    paths = [tuple(path.split(".")) for path in traits.clear]
-    heads = {path[0] for path in paths}
+def event_decoder(traits: Traits) -> Callable[[bytes], Event]:
+    """Return the function: a record's JSON → its `Event`, of whose clear part only what `traits` reads is decoded.
+
+    Raises `msgspec.DecodeError` if it is no protected event.
+    """
+    heads = _heads(traits)
+    names = {f"head{i}": head for i, head in enumerate(heads)}
+    clear = msgspec.defstruct("Clear", [(name, Any, None) for name in names], rename=names, gc=False)
+    event: Any = msgspec.defstruct("TraitsEvent", [("clear", clear | None, None)], bases=(Event,), gc=False)
+    decode: Callable[[bytes], Event] = msgspec.json.Decoder(event).decode
+    return decode
+
+
+def _heads(traits: Traits) -> list[str]:
+    return list(dict.fromkeys(path.partition(".")[0] for path in traits.clear))
+
+
+def trait_reader(traits: Traits) -> Callable[[Any], dict[str, bytes] | None]:
+    """Return the function: the clear part of an event of `event_decoder` → trait name → its value as canonical JSON."""
+    heads = _heads(traits)
+    paths = [(f"head{heads.index(path.split('.')[0])}", tuple(path.split(".")[1:])) for path in traits.clear]
     max_bytes = traits.max_bytes
 
-    def read(clear: msgspec.Raw) -> dict[str, bytes]:
+    def read(clear: Any) -> dict[str, bytes] | None:
         found: dict[str, bytes] = {}
-        values = _any.decode(clear)
-        if not isinstance(values, dict) or heads.isdisjoint(values):
-            return found
-        for path in paths:
-            at: Any = values
+        for head, path in paths:
+            at = getattr(clear, head)
+            if at is None:
+                continue
             for part in path[:-1]:
                 at = at.get(part) if isinstance(at, dict) else None
             if not isinstance(at, dict):

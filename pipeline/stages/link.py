@@ -96,8 +96,8 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
         priorities[kind.priority] = name
     for i, path in enumerate(rules.traits.clear):
         parts = path.split(".")
-        if not all(parts) or "*" in parts[:-1]:
-            raise Misuse(f'identity rules: traits.clear[{i}]: a dotted path, "*" only at its end')
+        if not all(parts) or len(parts) < 2 or "*" in parts[:-1]:
+            raise Misuse(f'identity rules: traits.clear[{i}]: a dotted path of two names or more, "*" only at its end')
     for table in ("limits", "bounds"):
         for name, value in found.get(table, {}).items():
             if value < 1:

@@ -17,11 +17,14 @@ and the ids of the tokens in it again, changed or not. So the last word is the f
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import islice
+
 import msgspec
 
 from ..events import Merged
 from ..ports import Out, Table
-from .compose import earliest, ids, profile, tokens_json
+from .compose import combine, ids, profile, tokens_json
 from .identity_rows import (
     Assigned,
     Evidence,
@@ -52,11 +55,12 @@ _json = msgspec.json.Encoder().encode
 class Cluster:
     """What a root's partition has decoded of a cluster. `facts` are those of the other members."""
 
-    __slots__ = ("facts", "ident", "members", "mentioned", "tokens", "untold")
+    __slots__ = ("facts", "ident", "members", "mentioned", "others", "tokens", "untold")
 
     def __init__(self, members: set[str], facts: dict[str, Facts]) -> None:
         self.members = members
         self.facts = facts
+        self.others: Facts | None = None  # `facts` combined; None: to be made again
         self.tokens: msgspec.Raw | None = None  # None: to be made again
         self.ident: bytes = b""  # b"": to be found again
         self.mentioned: set[str] = set()  # tokens whose ids are to be announced as merged
@@ -175,6 +179,7 @@ class Resolver:
         if known is not None and known.version >= version:
             return
         new = cluster.facts[member] = decode_facts(facts)
+        cluster.others = None
         self._evidence.put(evidence_key(root, member), facts)
         self._touched[root] = None
         if known is None or len(known.births) != len(new.births) or known.births[-1] != new.births[-1]:
@@ -237,17 +242,15 @@ class Resolver:
     def _announce(self, root: str, profiles: list[Out]) -> None:
         row = self.row(root)
         cluster = self._cluster(root)
-        parts = list(cluster.facts.values()) if cluster.facts else []
-        if row.facts is not None:
-            parts.append(row.facts)
-        if not parts:
+        facts = self._facts(row.facts, cluster)
+        if facts is None:
             return  # members without events yet: their anchors' facts are on the way
         if root in self.reborn:
             cluster.ident = b""
             cluster.mentioned.add(root)
         ident = cluster.ident
         if not ident:
-            ident = cluster.ident = profile_id(*earliest(parts))
+            ident = cluster.ident = profile_id(facts, facts.births[-1])
         if cluster.tokens is None:
             cluster.tokens = tokens_json((root, *cluster.members))
         now = self.now
@@ -259,11 +262,20 @@ class Resolver:
             cluster.untold.update(cluster.members)
         if cluster.mentioned:
             self._renounce(root, row, cluster, profiles)
-        profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, parts, self._rules.bounds), now))
+        profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, facts), now))
         if cluster.untold:
             for member in sorted(cluster.untold):
                 self._send(member, Assigned(root, ident))
             cluster.untold.clear()
+
+    def _facts(self, own: Facts | None, cluster: Cluster) -> Facts | None:
+        """Everything that is known of a root's cluster."""
+        if not cluster.facts:
+            return own
+        bounds = self._rules.bounds
+        if cluster.others is None:
+            cluster.others = reduce(lambda a, b: combine(a, b, bounds), cluster.facts.values())
+        return cluster.others if own is None else combine(own, cluster.others, bounds)
 
     def _renounce(self, root: str, row: Row, cluster: Cluster, profiles: list[Out]) -> None:
         """Say of each id that the mentioned tokens may have been announced under that it is part of this profile."""
@@ -283,7 +295,5 @@ class Resolver:
     def trim(self, most: int) -> None:
         """Forget decoded rows and clusters beyond `most` of each, those first that came first; only after `flush`."""
         for cached in (self.rows, self.clusters):
-            excess = len(cached) - most
-            if excess > 0:
-                for token in list(cached)[:excess]:
-                    del cached[token]
+            for token in list(islice(cached, max(0, len(cached) - most))):
+                del cached[token]

@@ -1,8 +1,8 @@
 """A world for the identify leg without a broker: topics in memory, partitions by murmur2, crashes at any point.
 
 Each partition number is a worker of its own. A *step* is drawn from a source of choices (hypothesis, or a seeded
-`random.Random`): take in a batch, checkpoint, crash. A checkpoint writes its phases one by one and may be cut off in any
-of them: after some of the records of a phase, after the tables' changes of some tables and only the first part of
+`random.Random`): take in a batch, checkpoint, crash. A checkpoint writes its phases one by one and may be cut off in
+any of them: after some of the records of a phase, after the tables' changes of some tables and only the first part of
 others' (a changelog is written in order), or before the acknowledgement.
 """
 
