@@ -1,0 +1,130 @@
+"""The pipeline end to end on a real broker, by what stands on the topics.
+
+Mutations seen red: (below)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo import story
+from pipeline.events import Topic
+from tests.integration.pipeline_stage import Pipeline, account
+from tests.integration.tools import Worker, ending, wait_for
+
+END_MS = 1_790_000_000_000
+EVENTS = 20_000
+
+
+@pytest.fixture
+def pipeline(kafka: str, topics: str, tmp_path: Path) -> Pipeline:
+    return Pipeline(kafka, topics, tmp_path)
+
+
+def demo(count: int, seed: int = 1) -> Iterator[story.DemoEvent]:
+    return story.events(seed, count, max(10, count // 40), END_MS)
+
+
+def resolved_origins(pipeline: Pipeline) -> set[tuple[int, int]]:
+    found = set()
+    for r in pipeline.read(Topic.RESOLVED):
+        record = json.loads(r.value or b"")
+        assert (r.key or b"").decode() == record["profile_id"]
+        found.add((record["origin"]["partition"], record["origin"]["offset"]))
+    return found
+
+
+def test_twenty_thousand_events_are_accounted_for_and_identified(pipeline: Pipeline) -> None:
+    worker = pipeline.worker()
+    with ending(worker):
+        assert pipeline.produce(demo(EVENTS)) == EVENTS
+        pipeline.wait()
+        time.sleep(3)  # ticks, for windows that close by the clock
+        pipeline.wait()
+        assert worker.terminate() == 0, worker.log
+    protected, rejected = account(pipeline)
+    assert len(protected) + len(rejected) == EVENTS
+    assert rejected, "the demo has invalid events"
+    assert resolved_origins(pipeline) == protected.keys()
+    assert pipeline.profiles() == pipeline.recomputed()
+    alerts = [json.loads(r.value or b"{}") for r in pipeline.read(Topic.ALERTS)]
+    kinds = Counter((a["kind"], a["status"]) for a in alerts)
+    assert kinds["rate", "trigger"]
+    assert kinds["silence", "trigger"]
+
+
+def test_two_workers_and_a_rebalance_in_the_middle(pipeline: Pipeline) -> None:
+    first = pipeline.worker()
+    with ending(first):
+        pipeline.produce(demo(6_000))
+        second = pipeline.worker()
+        with ending(second):
+            pipeline.produce(demo(6_000, seed=2))
+            wait_for(lambda: second.log.count("partitions assigned") >= 3, 60, "the second has its share of each leg")
+            pipeline.produce(demo(6_000, seed=3))
+            pipeline.wait()
+            assert first.terminate() == 0, first.log
+            pipeline.produce(demo(2_000, seed=4))
+            pipeline.wait()
+            assert second.terminate() == 0, second.log
+    protected, _ = account(pipeline)
+    assert resolved_origins(pipeline) == protected.keys()
+    assert pipeline.profiles() == pipeline.recomputed()
+
+
+def test_kill_9_in_the_middle_of_the_work(pipeline: Pipeline) -> None:
+    pipeline.produce(demo(10_000))
+    workers: list[Worker] = []
+    for legs, share in (("protect", 0.3), ("protect,identify", 0.5), ("protect,identify,watch", 0.7)):
+        worker = pipeline.worker(legs, SEALSTREAM_SESSION_SECONDS="6")
+        workers.append(worker)
+        with ending(worker):
+            wait_for(lambda share=share: _done(pipeline) >= share * 10_000 or not worker.running, 60, "it works")  # type: ignore[misc]
+            worker.kill()
+    last = pipeline.worker(SEALSTREAM_SESSION_SECONDS="6")
+    with ending(last):
+        pipeline.wait()
+        assert last.terminate() == 0, last.log
+    protected, _ = account(pipeline)
+    assert resolved_origins(pipeline) == protected.keys()
+    assert pipeline.profiles() == pipeline.recomputed()
+
+
+def _done(pipeline: Pipeline) -> int:
+    from tests.integration.tools import ends
+
+    return sum(ends(pipeline.bootstrap, pipeline.prefix + Topic.PROTECTED).values())
+
+
+def test_tables_after_a_restart_are_the_tables_before(pipeline: Pipeline) -> None:
+    """A worker that starts on the changelogs and is given one more event of everybody changes nothing else."""
+    first = pipeline.worker()
+    with ending(first):
+        pipeline.produce(demo(4_000))
+        pipeline.wait()
+        assert first.terminate() == 0, first.log
+    tables, profiles = pipeline.tables(), pipeline.profiles()
+    assert all(tables.values())
+    again = pipeline.worker()
+    with ending(again):
+        wait_for(lambda: again.log.count("partitions assigned") >= 3, 60, "it has recovered")
+        time.sleep(2)
+        assert again.terminate() == 0, again.log
+    watch = {"watch/watch-open", "watch/watch-state"}  # time goes on there
+    assert {k: v for k, v in pipeline.tables().items() if k not in watch} == {
+        k: v for k, v in tables.items() if k not in watch
+    }
+    assert pipeline.profiles() == profiles
+    more = pipeline.worker()
+    with ending(more):
+        pipeline.produce(demo(4_000, seed=2))
+        pipeline.wait()
+        assert more.terminate() == 0, more.log
+    account(pipeline)
+    assert pipeline.profiles() == pipeline.recomputed()
