@@ -1,0 +1,208 @@
+"""Event schemas → msgspec types and the plan by which their fields are taken out. Done once, at load.
+
+Every record becomes a struct that refuses fields it does not name, so that nothing passes because somebody forgot it;
+`Shape.split` then takes those out, to be sealed whole. Blanked fields are `UNSET`, which the encoder leaves out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+
+from ..crypto.seal import SealPath
+from ..errors import Misuse
+from .schema import EXTRA, EventSchema, Field, Type
+
+_INT32 = msgspec.Meta(ge=-(2**31), le=2**31 - 1)
+_INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+_YEARS_1_TO_9999 = msgspec.Meta(ge=-62_135_596_800_000, le=253_402_300_799_999)
+NAME_CHARS = 256
+"""`messageId` and `event` are kept in clear and used as keys: bounded."""
+
+_PRIMITIVES: Mapping[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "int": Annotated[int, _INT32],
+    "long": Annotated[int, _INT64],
+    "float": float,
+    "double": float,
+    "json": msgspec.Raw,
+    "time": datetime | Annotated[int, _YEARS_1_TO_9999],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A field to be taken out of its container. `kind`: of the identifier of its token, or ""."""
+
+    name: str
+    path: str
+    kind: str
+    seal: SealPath | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The slots of one container. `parent` is an index into the plan, -1 for the event itself.
+
+    `blank`: nothing of the container is ever clear, so it leaves as a whole.
+    """
+
+    parent: int
+    name: str
+    slots: tuple[Slot, ...]
+    blank: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which names a record has, or what an array or map holds; what `split` and `from_avro` go by."""
+
+    fields: Mapping[str, Shape] | None = None
+    items: Shape | None = None
+    json: bool = False
+
+    def split(self, value: Any, path: str, extra: dict[str, Any]) -> Any:
+        """Return `value` with the names that are known; put the others into `extra` by their path."""
+        if isinstance(value, dict):
+            if self.fields is not None:
+                known = {}
+                for name, inner in value.items():
+                    at = f"{path}.{name}" if path else name
+                    shape = self.fields.get(name)
+                    if shape is None:
+                        extra[at] = inner
+                    else:
+                        known[name] = shape.split(inner, at, extra)
+                return known
+            if self.items is not None:
+                return {k: self.items.split(v, f"{path}.{k}", extra) for k, v in value.items()}
+        elif isinstance(value, list) and self.items is not None:
+            return [self.items.split(v, f"{path}[{i}]", extra) for i, v in enumerate(value)]
+        return value
+
+    def from_avro(self, value: Any) -> Any:
+        """Return what fastavro read as what JSON would have been. `ValueError` for what JSON cannot say."""
+        if isinstance(value, dict):
+            if self.fields is not None:
+                return {k: self.fields[k].from_avro(v) for k, v in value.items()}
+            return {k: self.items.from_avro(v) for k, v in value.items()} if self.items else value
+        if isinstance(value, list):
+            return [self.items.from_avro(v) for v in value] if self.items else value
+        if self.json and isinstance(value, str):
+            msgspec.json.decode(value)
+            return msgspec.Raw(value.encode())
+        if isinstance(value, float) and value - value != 0.0:
+            raise ValueError("not a finite number")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchema:
+    """A schema at work. `decode`: JSON bytes → a struct. `plan`: what to take out, parents before children."""
+
+    schema: EventSchema
+    title: str
+    fingerprint: bytes  # CRC-64-AVRO of the parsing canonical form, as single-object encoding carries it
+    avro_writer: Any  # parsed by fastavro, without logical types
+    decode: Callable[[bytes], Any] = field(repr=False)
+    plan: tuple[Group, ...]
+    shape: Shape
+    extra: SealPath
+    timed: tuple[bool, bool]
+    """Has it `timestamp`, `sentAt`?"""
+
+
+def compile_schema(schema: EventSchema) -> CompiledSchema:
+    """Return the compiled schema; `Misuse` for what fastavro does not take as Avro."""
+    try:
+        parsed = parse_schema(_without_logical_types(schema.avro), _write_hint=False)
+        crc = bytes.fromhex(fingerprint(to_parsing_canonical_form(parsed), "CRC-64-AVRO"))
+    except Exception as error:  # fastavro's parse errors have no common class
+        raise Misuse(f"schema {schema.title}: is not Avro ({type(error).__name__})") from None
+    type_ = _struct(schema.title, schema.fields, root=True)
+    names = {f.name for f in schema.fields}
+    return CompiledSchema(
+        schema,
+        schema.title,
+        crc[::-1],
+        parsed,
+        msgspec.json.Decoder(type_).decode,
+        tuple(_plan(schema)),
+        _shape(Type("record", fields=schema.fields)),
+        SealPath(schema.title, EXTRA),
+        ("timestamp" in names, "sentAt" in names),
+    )
+
+
+def _struct(name: str, fields: Iterable[Field], *, root: bool = False) -> Any:
+    members: list[Any] = []
+    for f in fields:
+        type_ = _python_type(f.type, f"{name}.{f.name}")
+        if root and f.name in ("messageId", "event") and f.type.kind == "string":
+            type_ = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS)]
+        if not f.optional:
+            members.append((f.name, type_))
+        else:  # a union with Raw takes nothing but null; alone it takes null as well
+            members.append((f.name, type_ if type_ is msgspec.Raw else type_ | None, None))
+    options: dict[str, Any] = {"kw_only": True, "omit_defaults": True, "forbid_unknown_fields": True, "gc": False}
+    return msgspec.defstruct(re.sub(r"\W", "_", name), members, **options)
+
+
+def _python_type(type_: Type, name: str) -> Any:
+    if type_.kind == "record":
+        return _struct(name, type_.fields)
+    if type_.kind == "enum":
+        return Literal[type_.symbols]
+    if type_.item is not None:
+        inner = _python_type(type_.item, name)
+        return list[inner] if type_.kind == "array" else dict[str, inner]  # type: ignore[valid-type]
+    return _PRIMITIVES[type_.kind]
+
+
+def _plan(schema: EventSchema) -> Iterator[Group]:
+    groups: list[Group] = []
+
+    def visit(fields: tuple[Field, ...], parent: int, name: str, blank: bool) -> None:
+        slots = tuple(_slot(schema.title, f) for f in fields if f.protect is not None and f.protect != "clear")
+        index = len(groups)
+        groups.append(Group(parent, name, slots, blank))
+        for f in fields:
+            if f.container and _protects(f.type.fields):
+                visit(f.type.fields, index, f.name, not _clears(f.type.fields))
+
+    visit(schema.fields, -1, "", False)
+    return iter(groups)
+
+
+def _slot(title: str, f: Field) -> Slot:
+    assert f.protect is not None
+    seal = SealPath(title, f.path) if f.protect.seals else None
+    return Slot(f.name, f.path, f.identifier, seal)
+
+
+def _protects(fields: tuple[Field, ...]) -> bool:
+    return any(_protects(f.type.fields) if f.container else f.protect != "clear" for f in fields)
+
+
+def _clears(fields: tuple[Field, ...]) -> bool:
+    return any(_clears(f.type.fields) if f.container else f.protect == "clear" for f in fields)
+
+
+def _shape(type_: Type) -> Shape:
+    if type_.kind == "record":
+        return Shape(fields={f.name: _shape(f.type) for f in type_.fields})
+    return Shape(items=_shape(type_.item) if type_.item else None, json=type_.kind == "json")
+
+
+def _without_logical_types(form: Any) -> Any:
+    """Avro's canonical form has none either; with them fastavro would make dates that we only undo."""
+    if isinstance(form, dict):
+        return {k: _without_logical_types(v) for k, v in form.items() if k not in ("logicalType", "default")}
+    return [_without_logical_types(v) for v in form] if isinstance(form, list) else form
