@@ -82,7 +82,6 @@ class Leg(Protocol):
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
 
 
-
 class Metrics(Protocol):
     """What the worker tells of itself; `pipeline.telemetry` exports it to Prometheus. Labels are bounded names."""
 

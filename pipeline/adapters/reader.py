@@ -105,7 +105,12 @@ class Reader:
                     ends.pop(number, None)
                     continue
                 yield Found(
-                    number, offset, message.timestamp()[1], message.key(), message.value(), tuple(message.headers() or ())
+                    number,
+                    offset,
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    tuple(message.headers() or ()),
                 )
                 if offset + 1 >= end:
                     del ends[number]
@@ -123,4 +128,6 @@ class Reader:
 def unreachable(error: KafkaException) -> Transient:
     """Return the error to raise when Kafka does not answer, or answers with an error."""
     name = error.args[0].name() if error.args and isinstance(error.args[0], KafkaError) else "no answer"
-    return Transient(f"Kafka does not answer as it should ({name}); check SEALSTREAM_KAFKA and the broker, then try again")
+    return Transient(
+        f"Kafka does not answer as it should ({name}); check SEALSTREAM_KAFKA and the broker, then try again"
+    )

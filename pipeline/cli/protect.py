@@ -39,8 +39,12 @@ class _ProtectedLine(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option("--base64", "as_base64", is_flag=True, help="Each input line is the base64 of a record's exact bytes.")
-@click.option("--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE.")
-@click.option("--time", "at", type=int, help="Kafka time of the records in ms since 1970; default now, the same for all.")
+@click.option(
+    "--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE."
+)
+@click.option(
+    "--time", "at", type=int, help="Kafka time of the records in ms since 1970; default now, the same for all."
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if anything was rejected.")
 @click.pass_context
 def protect(ctx: click.Context, as_base64: bool, key_file: Path | None, at: int | None, strict: bool) -> int:

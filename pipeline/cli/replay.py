@@ -29,11 +29,17 @@ REPLAYED_FROM = "replayed-from"
     "--reason", "reasons", multiple=True, type=click.Choice([r.value for r in Reason]), help="Only these; repeatable."
 )
 @click.option(
-    "--since-offset", "since", multiple=True, metavar="[P:]N", help="Begin at offset N of events.rejected (of partition P)."
+    "--since-offset",
+    "since",
+    multiple=True,
+    metavar="[P:]N",
+    help="Begin at offset N of events.rejected (of partition P).",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Replay at most so many.")
 @click.option("--dry-run", is_flag=True, help="Open and count, send nothing.")
-@click.option("--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE.")
+@click.option(
+    "--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def replay(

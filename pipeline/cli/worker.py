@@ -26,7 +26,9 @@ def _shown(default: object) -> str:
 
 
 @click.command(cls=_ListsSettings)
-@click.option("--legs", default=",".join(LEGS), show_default=True, help="Which legs this process runs, separated by commas.")
+@click.option(
+    "--legs", default=",".join(LEGS), show_default=True, help="Which legs this process runs, separated by commas."
+)
 @click.option("--http", help="host:port of metrics and health, or off; default SEALSTREAM_HTTP.")
 @click.pass_context
 def worker(ctx: click.Context, legs: str, http: str | None) -> int:

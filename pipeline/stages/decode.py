@@ -93,9 +93,19 @@ def decode(records: Any, registry: Registry, max_bytes: int) -> Split[Decoded]:
                     raise
                 add(Decoded(record, source, schema, *_with_extra(value, schema)))
         except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            f = error if isinstance(error, Failure) else explain(error)
+            f = error if isinstance(error, Failure) else explain(_first(error, value))
             rejected.append(Rejected(record, f.stage, f.reason, f.path, f.rule, schema.title if schema else ""))
     return Split(passed, rejected)
+
+
+def _first(error: Exception, value: bytes) -> Exception:
+    """Return what is wrong with `value` as JSON, if anything is: a type that was wrong before that says less."""
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            _any(value)
+        except (msgspec.DecodeError, RecursionError) as worse:
+            return error if isinstance(worse, msgspec.ValidationError) else worse
+    return error
 
 
 def _with_extra(value: bytes, schema: CompiledSchema) -> tuple[Any, dict[str, Any]]:
