@@ -11,6 +11,7 @@ from typing import Any
 from bench import workload
 from bench.setting import SCHEMAS
 from pipeline.adapters import schema_files
+from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import EventIds, RawRecord
@@ -22,22 +23,12 @@ from pipeline.stages.tokenize import Tokens, tokenize
 BATCH = 2_000
 
 
-class MemoryTable(dict[bytes, bytes]):
-    """`ports.Table` without a changelog."""
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self.pop(key, None)
-
-
 def protect(events: int, seed: int) -> dict[str, float]:
     """Return stage → µs of CPU per event, of a second pass over the workload: caches warm, every person known."""
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
     tokens, box = Tokens(ring.tokenizer(cached=0)), ring.reject_box()
-    keys = SubjectKeys(MemoryTable(), ring.kek)  # type: ignore[arg-type]
+    keys = SubjectKeys(MemoryTable(), ring.kek)
     place: tuple[Any, ...] = EventIds("events.raw", "", 0), "events.raw", "", 0
     spent = dict.fromkeys(("decode", "tokenize", "seal", "reject"), 0.0)
     for measured in (False, True):

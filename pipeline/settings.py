@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         default=1, description="Copies of each partition. 1 suits one broker; 3 where there are three."
     )
 
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = Field(
+        default="", description="Put before every topic and group: several pipelines on one cluster."
+    )
+
     # worker
     group: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = Field(
         default="sealstream",
@@ -79,6 +83,12 @@ class Settings(BaseSettings):
     )
     max_batch_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."
+    )
+
+    session_seconds: Annotated[float, Field(ge=6, le=300)] = Field(
+        default=30.0,
+        description="A worker that is silent for so long has died: its partitions go to others. Kafka's own default "
+        "is 45; a shorter one takes partitions away from workers that only pause.",
     )
 
     # watch

@@ -116,7 +116,7 @@ def identify(events: int, customers: int, seed: int, as_json: bool) -> None:
 @seeded
 @as_json
 def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
-    """Milliseconds from the append of a raw event to its protected record and to its profile, as a consumer sees them."""
+    """Milliseconds from the append of a raw event to its protected record and its profile, as a consumer sees them."""
     with _broker() as bootstrap:
         found = _part("latency").ours(bootstrap, rate, seconds, seed, _say)
     milliseconds = {"p50": found.p50, "p95": found.p95, "p99": found.p99}

@@ -1,6 +1,6 @@
 """/metrics, /healthz and /readyz over HTTP, as `prometheus_client` serves its page: WSGI in a daemon thread.
 
-/healthz: 200 while no leg has failed, else 503. /readyz: 200 while every leg runs, else 503. Both name the legs' states.
+/healthz: 200 while no leg has failed, else 503. /readyz: 200 while every leg runs, else 503. Both name the legs.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Put before every topic and group: several pipelines, or tests, on one broker."""
     group_prefix: str = "sealstream"
     state_dir: str = ".sealstream/state"
+    partitions: int | None = None
+    """How many every topic must have; None: as many as they have, if it is the same number."""
     session_timeout: float = 30.0
     """Seconds without a heartbeat after which the group takes a worker's partitions away."""
     checkpoint_records: int = 10_000

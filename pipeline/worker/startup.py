@@ -25,7 +25,8 @@ async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) ->
     A broker that is away is waited for without end, with backoff, and said so once.
 
     Raises:
-        Misuse: a topic is missing, or co-partitioned topics differ in their number of partitions.
+        Misuse: a topic is missing, or co-partitioned topics differ in their number of partitions from each other,
+            or from `config.partitions`.
     """
     wait = 0.5
     said = False
@@ -50,6 +51,11 @@ async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) ->
         if len({counts[t] for t in group}) > 1:
             found = ", ".join(f"{t}: {counts[t]}" for t in group)
             raise Misuse(f"these topics must have the same number of partitions, but have {found}")
+        if config.partitions is not None and counts[group[0]] != config.partitions:
+            raise Misuse(
+                f"{group[0]} has {counts[group[0]]} partitions, the settings say {config.partitions}: "
+                f"set SEALSTREAM_PARTITIONS={counts[group[0]]}"
+            )
     return ids
 
 

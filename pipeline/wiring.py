@@ -1,0 +1,155 @@
+"""The composition root: the only place that knows concrete classes. Commands ask it for what settings stand for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import KafkaException, Producer
+
+from .adapters import keyfile, schema_files
+from .adapters.memory_table import MemoryTable
+from .adapters.reader import Reader, unreachable
+from .adapters.topics import Spec, admin_config, specs
+from .crypto.keyring import KeyRing
+from .crypto.rejects import Original
+from .errors import Misuse, Transient
+from .events import Topic
+from .flow.identify import IdentifyLeg
+from .flow.protect import ProtectLeg
+from .flow.watch import WatchConfig, WatchLeg
+from .ports import Leg, PartitionLeg, Table
+from .settings import Settings
+from .stages.link import Rules, load_rules
+
+_FLUSH_SECONDS = 30.0
+
+
+def throw_away_ring() -> KeyRing:
+    return KeyRing.generate(os.urandom, int(time.time() * 1000))
+
+
+def key_ring(config: Settings) -> KeyRing:
+    return keyfile.load(config.keys_path())
+
+
+def identity_rules(config: Settings, given: Path | None = None) -> Rules:
+    """Return the rules of `given`, else of the schema directory, else those that are installed."""
+    path = given or schema_files.directory(config.schema_dir) / "identity.toml"
+    if given is None and not path.exists():
+        path = schema_files.directory(None) / "identity.toml"
+    try:
+        return load_rules(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misuse(f"identity rules {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise Misuse(f"identity rules {path}: not UTF-8") from None
+
+
+def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
+    return ProtectLeg(schema_files.load(config.schema_dir), ring, max_event_bytes=config.max_event_bytes)
+
+
+def identify_leg(config: Settings) -> IdentifyLeg:
+    return IdentifyLeg(identity_rules(config))
+
+
+def watch_leg(config: Settings) -> WatchLeg:
+    return WatchLeg(
+        WatchConfig(
+            partitions=config.partitions,
+            window_ms=round(config.watch_window_seconds * 1000),
+            history_windows=config.watch_history_windows,
+        )
+    )
+
+
+def in_memory(leg: Leg) -> PartitionLeg:
+    """Open partition 0 of a leg on tables without a broker."""
+    tables: dict[str, Table] = {name: MemoryTable() for name in leg.tables}
+    return leg.open(0, tables)
+
+
+def wanted_topics(config: Settings, *, append_time: bool = True) -> tuple[Spec, ...]:
+    return specs(
+        config.partitions, config.replication, prefix=config.topic_prefix, group=config.group, append_time=append_time
+    )
+
+
+def reader(config: Settings, topic: Topic, since: Mapping[int, int] | None = None) -> Reader:
+    return Reader(config.bootstrap(), config.security(), config.topic_prefix + topic, since)
+
+
+@contextmanager
+def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int], None]]:
+    """Yield the function: a record and its Kafka time in ms → written. On leaving, all of it is on the broker.
+
+    Raises:
+        Transient: it is not, within 30 s; some of it may be.
+    """
+    failed: list[object] = []
+    producer = Producer(
+        {
+            **admin_config(config.bootstrap(), config.security()),
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 16 << 20,
+        }
+    )
+
+    def told(error: object, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    def send(record: Original, timestamp: int) -> None:
+        while True:
+            try:
+                producer.produce(
+                    config.topic_prefix + topic,
+                    record.value,
+                    record.key,
+                    headers=[(name, value) for name, value in record.headers],
+                    timestamp=max(0, timestamp),
+                    on_delivery=told,
+                )
+                break
+            except BufferError:
+                producer.poll(0.1)
+            except KafkaException as error:
+                raise unreachable(error) from None
+        producer.poll(0)
+
+    yield send
+    if producer.flush(_FLUSH_SECONDS) or failed:
+        raise Transient(f"not every record was written to {config.topic_prefix + topic}; check the broker, try again")
+
+
+def work(names: Sequence[str], config: Settings) -> int:
+    """Run the legs in this process until SIGTERM; return the exit code."""
+    from .telemetry import logs
+    from .telemetry.endpoint import serving
+    from .telemetry.metrics import PrometheusMetrics
+    from .worker.engine import EngineConfig
+    from .worker.run import run
+
+    logs.configure(config.log_format, config.log_level)
+    engine = EngineConfig(
+        bootstrap=config.bootstrap(),
+        security=config.security(),
+        topic_prefix=config.topic_prefix,
+        group_prefix=config.group,
+        state_dir=str(config.state_dir / "state"),
+        partitions=config.partitions,
+        session_timeout=config.session_seconds,
+    )
+    make: dict[str, Callable[[], Leg]] = {
+        "protect": lambda: protect_leg(config, key_ring(config)),
+        "identify": lambda: identify_leg(config),
+        "watch": lambda: watch_leg(config),
+    }
+    metrics = PrometheusMetrics()
+    with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
+        return run([make[name]() for name in names], engine, metrics)
