@@ -6,6 +6,7 @@ No consumer group is joined and nothing is committed, so reading disturbs nobody
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -14,6 +15,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from ..errors import Misuse, Transient
 
 _BATCH = 1_000
+_SLICE_SECONDS = 0.1
+"""`consume` waits this long for its batch to become full, so the end of a topic costs as much."""
 _PATIENCE_SECONDS = 30.0
 _QUIET = logging.getLogger("librdkafka")
 
@@ -89,9 +92,12 @@ class Reader:
         """Yield the records, in offset order within a partition."""
         ends = {number: end for number, (low, end) in self._ends.items() if low < end}
         self._consumer.assign([TopicPartition(self._topic, n, self._since.get(n, OFFSET_BEGINNING)) for n in ends])
+        heard = time.monotonic()
         while ends:
-            messages = self._consumer.consume(_BATCH, timeout=_PATIENCE_SECONDS)
-            if not messages:
+            messages = self._consumer.consume(_BATCH, timeout=_SLICE_SECONDS)
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _PATIENCE_SECONDS:
                 raise Transient(f"Kafka stopped answering while {self._topic} was being read; try again")
             for message in messages:
                 number, offset, error = message.partition(), message.offset(), message.error()

@@ -1,0 +1,1 @@
+"""The demo: a story of fictional customers, and its stage."""

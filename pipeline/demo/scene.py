@@ -1,0 +1,171 @@
+"""The demo's scene: topics and keys of its own on a broker, a worker as a process of its own, and a watch on both."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from fastavro import schemaless_writer
+
+from ..adapters.reader import unreachable
+from ..adapters.topics import admin_config, group_name
+from ..errors import Fatal, Transient
+from ..events import Topic
+from ..settings import Settings
+from ..stages.compile import CompiledSchema
+from .story import DemoEvent
+
+SOURCES = {
+    "protect": (Topic.RAW,),
+    "identify": (Topic.PROTECTED, Topic.IDENTITY),
+    "watch": (Topic.PROTECTED, Topic.REJECTED, Topic.WATCH),
+}
+"""What each leg reads: the demo has ended when all of it is committed."""
+
+STILL_SECONDS = 3.0
+"""Legs also work by the clock, once a second: they have ended when nothing has moved for so long."""
+
+
+@contextmanager
+def worker(env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `sealstream worker` as an operator would, and stop it as one would; its log goes to `log`."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "worker"], stdout=out, stderr=out, env={**os.environ, **env}
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def produce(config: Settings, events: Iterable[DemoEvent], step: Callable[[], None]) -> int:
+    """Write the events to `events.raw`; how many. `Transient` if not all of them were taken."""
+    failed: list[object] = []
+    producer = Producer(
+        {
+            **admin_config(config.bootstrap(), config.security()),
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "linger.ms": 20,
+        }
+    )
+    n = 0
+    for event in events:
+        n += 1
+        producer.produce(
+            config.topic_prefix + Topic.RAW,
+            event.value,
+            event.key,
+            headers=list(event.headers),
+            timestamp=event.timestamp_ms,
+            on_delivery=lambda error, _: failed.append(error) if error is not None else None,
+        )
+        producer.poll(0)
+        step()
+    if producer.flush(30) or failed:
+        raise Transient("the broker did not take every event; try again")
+    return n
+
+
+class Progress:
+    """How far the legs are, asked of the broker: ends of topics, and what the groups have committed."""
+
+    def __init__(self, config: Settings) -> None:
+        self._config = config
+        self._groups = {
+            leg: Consumer(
+                {
+                    **admin_config(config.bootstrap(), config.security()),
+                    "group.id": group_name(leg, prefix=config.topic_prefix, group=config.group),
+                    "enable.auto.commit": False,
+                }
+            )
+            for leg in SOURCES
+        }
+
+    def close(self) -> None:
+        for consumer in self._groups.values():
+            consumer.close()
+
+    def end(self, topic: Topic) -> int:
+        """Return how many records the topic has been given."""
+        return sum(self._ends(topic).values())
+
+    def done(self) -> bool:
+        """Has every leg committed everything that it reads?"""
+        return all(self._committed(leg, topic) == self._ends(topic) for leg in SOURCES for topic in SOURCES[leg])
+
+    def _parts(self, topic: Topic) -> list[TopicPartition]:
+        return [TopicPartition(self._config.topic_prefix + topic, p) for p in range(self._config.partitions)]
+
+    def _ends(self, topic: Topic) -> dict[int, int]:
+        asked = self._groups["protect"]
+        try:
+            return {p.partition: asked.get_watermark_offsets(p, timeout=10)[1] for p in self._parts(topic)}
+        except KafkaException as error:
+            raise unreachable(error) from None
+
+    def _committed(self, leg: str, topic: Topic) -> dict[int, int]:
+        try:
+            found = self._groups[leg].committed(self._parts(topic), timeout=10)
+        except KafkaException as error:
+            raise unreachable(error) from None
+        return {p.partition: max(0, p.offset) for p in found}
+
+
+def await_work(
+    progress: Progress, process: subprocess.Popen[bytes], total: int, seconds: float, tell: Callable[[int], None]
+) -> float:
+    """Wait until every leg has done all of it; return when the last raw event was protected or rejected (monotonic).
+
+    Raises:
+        Fatal: the worker ended, or did not finish in `seconds`.
+    """
+    until = time.monotonic() + seconds
+    protected_at = still_since = 0.0
+    ends: list[int] = []
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise Fatal(f"the worker ended with exit code {process.returncode}")
+        n = progress.end(Topic.PROTECTED) + progress.end(Topic.REJECTED)
+        tell(n)
+        if n >= total:
+            protected_at = protected_at or time.monotonic()
+            now = [progress.end(topic) for topic in (*SOURCES["watch"], *SOURCES["identify"])]
+            if now != ends or not progress.done():
+                ends, still_since = now, time.monotonic()
+            elif time.monotonic() - still_since > STILL_SECONDS:
+                return protected_at
+        time.sleep(0.2)
+    raise Fatal(f"the worker did not finish within {seconds:.0f} s")
+
+
+def avro_encoder(schemas: Mapping[str, CompiledSchema]) -> Callable[[str, dict[str, Any]], bytes]:
+    """Return the encoder: (schema name, event as JSON has it) → Avro single-object encoding."""
+
+    def encode(name: str, event: dict[str, Any]) -> bytes:
+        schema = schemas[name]
+        written = dict(event)
+        for field in ("timestamp", "sentAt"):
+            if isinstance(written.get(field), str):
+                written[field] = round(datetime.fromisoformat(written[field]).timestamp() * 1000)
+        out = io.BytesIO()
+        schemaless_writer(out, schema.avro_writer, written)
+        return b"\xc3\x01" + schema.fingerprint + out.getvalue()
+
+    return encode
