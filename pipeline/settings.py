@@ -85,6 +85,10 @@ class Settings(BaseSettings):
         default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."
     )
 
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="none",
+        description="Of what the worker writes. zstd halves it for about 2 µs an event; sealed values do not shrink.",
+    )
     session_seconds: Annotated[float, Field(ge=6, le=300)] = Field(
         default=30.0,
         description="A worker that is silent for so long has died: its partitions go to others. Kafka's own default "
@@ -97,6 +101,12 @@ class Settings(BaseSettings):
     )
     watch_history_windows: Annotated[int, Field(ge=8, le=10_000)] = Field(
         default=120, description="Past windows that a window is compared to: enough for a tail rank of 1 %."
+    )
+
+    watch_idle_seconds: Annotated[float, Field(ge=0.5, le=3_600)] = Field(
+        default=15.0,
+        description="A partition that brings nothing for so long, caught up, holds up no window. Longer than any pause "
+        "of the protect leg.",
     )
 
     # telemetry

@@ -63,6 +63,7 @@ def watch_leg(config: Settings) -> WatchLeg:
             partitions=config.partitions,
             window_ms=round(config.watch_window_seconds * 1000),
             history_windows=config.watch_history_windows,
+            idle_ms=round(config.watch_idle_seconds * 1000),
         )
     )
 
@@ -144,6 +145,7 @@ def work(names: Sequence[str], config: Settings) -> int:
         state_dir=str(config.state_dir / "state"),
         partitions=config.partitions,
         session_timeout=config.session_seconds,
+        compression=config.compression,
     )
     make: dict[str, Callable[[], Leg]] = {
         "protect": lambda: protect_leg(config, key_ring(config)),

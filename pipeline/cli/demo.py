@@ -22,8 +22,7 @@ from ..errors import Fatal
 from ..events import Topic
 
 SEED = 7
-PARTITIONS = 8
-"""The embedded broker keeps 5 MB of each."""
+PARTITIONS = 4
 LIMIT_SECONDS = 180
 _WIDE = 108
 
@@ -81,7 +80,9 @@ def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings
         "key_file": directory / "keys.json",
         "http": "off",
         "log_format": "console",
+        "compression": "zstd",  # the embedded broker keeps 5 MB of each partition
         "watch_window_seconds": 60.0,
+        "watch_idle_seconds": 2.0,
     }
     config = settings.load(**own)
     assert config.key_file is not None

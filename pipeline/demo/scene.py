@@ -31,7 +31,7 @@ SOURCES = {
 }
 """What each leg reads: the demo has ended when all of it is committed."""
 
-STILL_SECONDS = 3.0
+STILL_SECONDS = 4.0
 """Legs also work by the clock, once a second: they have ended when nothing has moved for so long."""
 
 

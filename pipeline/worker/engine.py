@@ -46,6 +46,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many every topic must have; None: as many as they have, if it is the same number."""
     session_timeout: float = 30.0
     """Seconds without a heartbeat after which the group takes a worker's partitions away."""
+    compression: str = "none"
+    """Of what is written: none, gzip, snappy, lz4 or zstd."""
     checkpoint_records: int = 10_000
     """At most so many records are taken in between two checkpoints: bounds memory and what a crash repeats."""
     checkpoint_seconds: float = 0.25
@@ -85,7 +87,7 @@ class LegEngine:
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
-        self._output = Output(config.bootstrap, config.security, config.group_of(leg.name))
+        self._output = Output(config.bootstrap, config.security, config.group_of(leg.name), config.compression)
         self._sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
         self._taken = 0  # records since the last checkpoint began

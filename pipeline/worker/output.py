@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 900_000
 """Size of a record batch before compression; below the broker's default message.max.bytes of 1 MiB."""
 REQUEST_BYTES = 64 << 20
+COMPRESSION = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+"""Kafka's codes (the attributes of a record batch)."""
 FOREVER = 1e9
 """Seconds. A batch that has its sequence number must not be given up: see `Output`."""
 SAY_AFTER = 5.0
@@ -60,7 +62,7 @@ class Output:
     not its sequence number, is put out of reach.
     """
 
-    def __init__(self, bootstrap: str, security: Mapping[str, str], client_id: str) -> None:
+    def __init__(self, bootstrap: str, security: Mapping[str, str], client_id: str, compression: str = "none") -> None:
         self._options = {
             "bootstrap_servers": bootstrap,
             "client_id": client_id,
@@ -72,6 +74,7 @@ class Output:
             "request_timeout_ms": 30_000,
             **client_arguments(security),
         }
+        self._compression = COMPRESSION[compression]
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
         self._partitioner = Partitioner()
@@ -136,7 +139,7 @@ class Output:
                 await self.partitions(topic)
                 start = 0
                 while start < len(outs):
-                    batch = RecordBatch(BATCH_BYTES, 0)
+                    batch = RecordBatch(BATCH_BYTES, self._compression)
                     start = batch.fill(outs, start)
                     tp = TopicPartition(topic, partition)
                     waiting.append(await producer._message_accumulator.add_batch(batch, tp, FOREVER))

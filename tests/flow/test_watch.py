@@ -63,9 +63,7 @@ def demo(world: World, events: list[tuple[int, str]], *, per_tick: int, limit: i
 
 def minute_of(world: World, status: str, kind: str, watched: str) -> list[int]:
     return [
-        (at - START) // MINUTE
-        for at, a in world.alerts
-        if (a.status, a.kind, a.watched) == (status, kind, watched)
+        (at - START) // MINUTE for at, a in world.alerts if (a.status, a.kind, a.watched) == (status, kind, watched)
     ]
 
 
@@ -223,7 +221,9 @@ def lives(draw: st.DrawFn) -> list[tuple[str, int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(lives(), st.integers(1, 3))
-def test_every_event_is_counted_once_through_crashes_and_repetitions(steps: list[tuple[str, int]], partitions: int) -> None:
+def test_every_event_is_counted_once_through_crashes_and_repetitions(
+    steps: list[tuple[str, int]], partitions: int
+) -> None:
     config = WatchConfig(partitions=partitions, settle_ms=1_000, idle_ms=10_000, stale_ms=600_000, grace_ms=600_000)
     recorder = Recorder(config)
     world = World(config, recorder)

@@ -89,7 +89,7 @@ class Stage:
         return dict(Counter(r.key for r in read_all(self.bootstrap, self.raw)))
 
     def committed(self) -> int:
-        return sum(committed(self.bootstrap, self.group).values())
+        return sum(committed(self.bootstrap, self.group, [self.raw]).values())
 
     def all_committed(self) -> bool:
         return self.committed() == self._sent
@@ -176,7 +176,7 @@ def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(s
     with ending(raises):
         assert raises.wait() == 1, raises.log
     assert "RuntimeError" in raises.log
-    for (_, _), offset in committed(stage.bootstrap, stage.group).items():
+    for (_, _), offset in committed(stage.bootstrap, stage.group, [stage.raw]).items():
         assert offset <= 400
     after = stage.worker()
     with ending(after):

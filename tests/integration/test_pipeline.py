@@ -41,11 +41,11 @@ def resolved_origins(pipeline: Pipeline) -> set[tuple[int, int]]:
 
 
 def test_twenty_thousand_events_are_accounted_for_and_identified(pipeline: Pipeline) -> None:
-    worker = pipeline.worker()
+    worker = pipeline.worker(SEALSTREAM_WATCH_IDLE_SECONDS="2")
     with ending(worker):
         assert pipeline.produce(demo(EVENTS)) == EVENTS
         pipeline.wait()
-        time.sleep(3)  # ticks, for windows that close by the clock
+        time.sleep(5)  # idle partitions hold up no window
         pipeline.wait()
         assert worker.terminate() == 0, worker.log
     protected, rejected = account(pipeline)

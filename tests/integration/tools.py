@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 
@@ -111,12 +111,18 @@ def last_values(records: Iterable[Got]) -> dict[bytes | None, bytes]:
     return {k: v for k, v in last.items() if v is not None}
 
 
-def committed(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
-    """A group's committed offsets."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    request = ConsumerGroupTopicPartitions(group)
-    found = admin.list_consumer_group_offsets([request])[group].result(30)
-    return {(tp.topic, tp.partition): tp.offset for tp in found.topic_partitions if tp.offset >= 0}
+def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int = 4) -> dict[tuple[str, int], int]:
+    """A group's committed offsets, asked for by a consumer that never joins it.
+
+    Not by the admin client: its `list_consumer_group_offsets` (librdkafka 2.x) crashes the process now and then while
+    the group rebalances.
+    """
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
+    try:
+        found = consumer.committed([TopicPartition(t, p) for t in topics for p in range(partitions)], timeout=30)
+        return {(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+    finally:
+        consumer.close()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -129,8 +129,14 @@ def test_a_habit_excuses_no_longer_bout() -> None:
 
 
 def test_rejects_are_told_by_their_share() -> None:
-    key = Key().see(*[(n, n // 100) for n in usual(60)]).see((100, 60), (100, 60)).see(*[(n, n // 100) for n in usual(5)])
-    assert key.told() == [("trigger", "reject_share", 60), ("update", "reject_share", 61), ("resolve", "reject_share", 63)]
+    key = (
+        Key().see(*[(n, n // 100) for n in usual(60)]).see((100, 60), (100, 60)).see(*[(n, n // 100) for n in usual(5)])
+    )
+    assert key.told() == [
+        ("trigger", "reject_share", 60),
+        ("update", "reject_share", 61),
+        ("resolve", "reject_share", 63),
+    ]
     assert key.alerts[0][1].severity == Severity.CRITICAL
     assert key.alerts[0][1].features[0].seen == 0.6
 
@@ -203,7 +209,9 @@ def test_every_episode_is_triggered_once_and_ends_once(seen: list[int | tuple[in
 
 
 @given(counts, st.lists(st.integers(1, 60), min_size=1, max_size=8))
-def test_a_jump_over_quiet_windows_tells_what_single_steps_tell(seen: list[int | tuple[int, int]], jumps: list[int]) -> None:
+def test_a_jump_over_quiet_windows_tells_what_single_steps_tell(
+    seen: list[int | tuple[int, int]], jumps: list[int]
+) -> None:
     steps, leaps = Key().see(*usual(30)).see(*seen), Key().see(*usual(30)).see(*seen)
     steps.see(*[0] * sum(jumps))
     for jump in jumps:

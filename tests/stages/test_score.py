@@ -17,7 +17,9 @@ from pipeline.stages.watch_rows import WatchConfig
 CONFIG = WatchConfig(partitions=1)
 
 
-def score(kind: Kind, events: int, rejected: int, past: list[tuple[int, int]], config: WatchConfig = CONFIG) -> Tail | None:
+def score(
+    kind: Kind, events: int, rejected: int, past: list[tuple[int, int]], config: WatchConfig = CONFIG
+) -> Tail | None:
     [tail] = RobustScorer(config).score([FeatureRow("k", kind, 1, events, rejected, past)])
     return tail
 
