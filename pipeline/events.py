@@ -55,6 +55,9 @@ class RawRecord(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"RawRecord(offset={self.offset}, timestamp={self.timestamp}, …)"
+
 
 class SourceBatch(msgspec.Struct, frozen=True):
     """The records of one partition fetch, in offset order; never empty.

@@ -3,7 +3,8 @@
 Sealed bytes: 0x01 ‖ AES-256-GCM-SIV ciphertext ‖ tag. Nonce = event_id[:12];
 AAD = frame("sealstream/reject/1", key_id, event_id, reason). Deterministic: a replayed batch rejects to equal bytes.
 Content, injective: optional(key) ‖ optional(value) ‖ number of headers (4) ‖ per header frame(name) ‖ optional(value),
-where optional(x) is 0x00 for none and 0x01 ‖ frame(x) otherwise. Lengths are 4 bytes big-endian.
+where optional(x) is 0x00 for none and 0x01 ‖ frame(x) otherwise. Lengths are 4 bytes big-endian. Names are the bytes
+that were sent: what was not UTF-8 of them stands in a Python string as surrogate escapes (PEP 383).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class RejectBox:
 def pack(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
     parts = [_optional(key), _optional(value), len(headers).to_bytes(4, "big")]
     for name, content in headers:
-        parts.append(frame(name.encode("utf-8", "surrogatepass")))
+        parts.append(frame(name.encode("utf-8", "surrogateescape")))
         parts.append(_optional(content))
     return b"".join(parts)
 
@@ -109,7 +110,7 @@ class _Reader:
 
     def text(self) -> str:
         try:
-            return self.take(self.length()).decode("utf-8", "surrogatepass")
+            return self.take(self.length()).decode("utf-8", "surrogateescape")
         except UnicodeDecodeError:
             raise SealBroken from None
 

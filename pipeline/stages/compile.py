@@ -91,7 +91,7 @@ class Shape:
         """Return what fastavro read as what JSON would have been. `ValueError` for what JSON cannot say."""
         if isinstance(value, dict):
             if self.fields is not None:
-                return {k: self.fields[k].from_avro(v) for k, v in value.items()}
+                return {k: self.fields[k].from_avro(v) for k, v in value.items() if v is not None}
             return {k: self.items.from_avro(v) for k, v in value.items()} if self.items else value
         if isinstance(value, list):
             return [self.items.from_avro(v) for v in value] if self.items else value

@@ -196,6 +196,12 @@ class LegEngine:
         part = self._parts.get(tp.partition)
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
         started = time.perf_counter()
+        done = self.book.next_offset(tp)
+        if done is not None and records[0].offset < done:
+            # Faust seeks to the committed offsets when recovery has ended, and may have fetched before
+            records = [r for r in records if r.offset >= done]
+            if not records:
+                return
         self.book.note(tp, records[0].offset, records[-1].offset)
         part.on_batch(SourceBatch(self._sources[tp.topic], self._incarnations.get(tp.topic, ""), tp.partition, records))
         self.metrics.batch(self.leg.name, tp.topic, len(records), time.perf_counter() - started)

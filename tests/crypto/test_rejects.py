@@ -83,7 +83,7 @@ def test_content_with_anything_missing_or_behind_it_is_refused(content: tuple, m
         unpack(packed[:-1])
 
 
-@pytest.mark.parametrize("content", [b"\x02", b"\x00\x00\x00\x00\x00\x01" + b"\x00\x00\x00\x01\xff\x00"])
+@pytest.mark.parametrize("content", [b"\x02", b"\x00\x00\x00\x00\x00\x01" + b"\x00\x00\x00\x01a\x02"])
 def test_content_that_was_never_packed_is_refused_even_under_the_right_key(content: bytes) -> None:
     aad = b"".join(len(p).to_bytes(4, "big") + p for p in (b"sealstream/reject/1", b"rejects.1", EVENT, b"bad_json"))
     forged = b"\x01" + AESGCMSIV(bytes(range(32))).encrypt(EVENT[:12], content, aad)
@@ -97,7 +97,7 @@ def test_ten_megabytes_come_back() -> None:
 
 
 def test_odd_header_names_come_back() -> None:
-    headers = (("", b""), ("\ud800", None), ("é" * 1000, b"x"), ("a", b"1"), ("a", b"2"))
+    headers = (("", b""), ("na\udcffme", None), ("é" * 1000, b"x"), ("a", b"1"), ("a", b"2"))
     assert BOX.open(EVENT, "bad_header", BOX.seal(EVENT, "bad_header", None, None, headers)).headers == headers
 
 

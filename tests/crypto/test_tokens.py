@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crypto.tokens import BEGINNING, END, TokenKey, Tokenizer
+from pipeline.crypto.tokens import BEGINNING, END, Tokenizer, TokenKey
 from pipeline.errors import Misuse
 
 KEY = bytes(range(32))

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from pipeline.demo import story
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import Pipeline, account
-from tests.integration.tools import Worker, ending, wait_for
+from tests.integration.tools import Worker, ending, ends, wait_for
 
 END_MS = 1_790_000_000_000
 EVENTS = 20_000
@@ -85,7 +86,7 @@ def test_kill_9_in_the_middle_of_the_work(pipeline: Pipeline) -> None:
         worker = pipeline.worker(legs, SEALSTREAM_SESSION_SECONDS="6")
         workers.append(worker)
         with ending(worker):
-            wait_for(lambda share=share: _done(pipeline) >= share * 10_000 or not worker.running, 60, "it works")  # type: ignore[misc]
+            wait_for(partial(_reached, pipeline, worker, share * 10_000), 60, "it works")
             worker.kill()
     last = pipeline.worker(SEALSTREAM_SESSION_SECONDS="6")
     with ending(last):
@@ -96,10 +97,8 @@ def test_kill_9_in_the_middle_of_the_work(pipeline: Pipeline) -> None:
     assert pipeline.profiles() == pipeline.recomputed()
 
 
-def _done(pipeline: Pipeline) -> int:
-    from tests.integration.tools import ends
-
-    return sum(ends(pipeline.bootstrap, pipeline.prefix + Topic.PROTECTED).values())
+def _reached(pipeline: Pipeline, worker: Worker, records: float) -> bool:
+    return not worker.running or sum(ends(pipeline.bootstrap, pipeline.prefix + Topic.PROTECTED).values()) >= records
 
 
 def test_tables_after_a_restart_are_the_tables_before(pipeline: Pipeline) -> None:
