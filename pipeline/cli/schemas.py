@@ -81,6 +81,33 @@ def show(name: str, directory: Path | None) -> None:
     click.echo(json.dumps(found[-1].avro, indent=2, ensure_ascii=False))
 
 
+@schemas.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--check", "check_only", is_flag=True, help="Write nothing; exit code 1 if a file differs.")
+@click.pass_context
+def outputs(ctx: click.Context, directory: Path, check_only: bool) -> None:
+    """Write the JSON Schema of each output topic into DIRECTORY, for consumers.
+
+    \b
+    Example:
+      sealstream schemas outputs schemas/outputs --check
+    """
+    from ..stages.outputs import TOPICS, output_schema
+
+    differs = 0
+    for topic in TOPICS:
+        path = directory / f"{topic.value}.schema.json"
+        content = json.dumps(output_schema(topic), indent=2, ensure_ascii=False) + "\n"
+        if path.exists() and path.read_text(encoding="utf-8") == content:
+            continue
+        differs += 1
+        if not check_only:
+            directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+        click.echo(f"{'differs' if check_only else 'wrote'}  {path}")
+    ctx.exit(1 if check_only and differs else 0)
+
+
 def _leaves(fields: tuple[Field, ...]) -> Iterator[Field]:
     for f in fields:
         if f.container:
