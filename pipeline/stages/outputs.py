@@ -9,12 +9,12 @@ import msgspec
 from ..events import Alert, Merged, Profile, ProtectedEvent, Topic
 from ..outcomes import RejectedRecord
 
-_TYPES: dict[Topic, Any] = {
-    Topic.PROTECTED: ProtectedEvent,
-    Topic.REJECTED: RejectedRecord,
-    Topic.RESOLVED: ProtectedEvent,
-    Topic.PROFILES: Profile | Merged,
-    Topic.ALERTS: Alert,
+_TYPES: dict[Topic, tuple[Any, ...]] = {
+    Topic.PROTECTED: (ProtectedEvent,),
+    Topic.REJECTED: (RejectedRecord,),
+    Topic.RESOLVED: (ProtectedEvent,),
+    Topic.PROFILES: (Profile, Merged),
+    Topic.ALERTS: (Alert,),
 }
 TOPICS = tuple(_TYPES)
 _TITLES = {
@@ -28,7 +28,7 @@ _TITLES = {
 
 def output_schema(topic: Topic) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a topic's values; no name but those listed may stand in them."""
-    (schema,), parts = msgspec.json.schema_components([_TYPES[topic]], ref_template="#/$defs/{name}")
+    forms, parts = msgspec.json.schema_components(_TYPES[topic], ref_template="#/$defs/{name}")
     for part in parts.values():
         if part.get("type") == "object":
             part["additionalProperties"] = False
@@ -40,6 +40,6 @@ def output_schema(topic: Topic) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": topic.value,
         "description": _TITLES[topic],
-        **schema,
+        "anyOf": list(forms),
         "$defs": parts,
     }
