@@ -15,12 +15,11 @@ from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import EventIds, RawRecord
+from pipeline.flow.protect import AT_ONCE
 from pipeline.stages.decode import decode
 from pipeline.stages.reject import reject
 from pipeline.stages.seal import seal
 from pipeline.stages.tokenize import Tokens, tokenize
-
-BATCH = 2_000
 
 
 def protect(events: int, seed: int) -> dict[str, float]:
@@ -57,7 +56,7 @@ def _batches(events: int, seed: int) -> Iterator[list[RawRecord]]:
     batch: list[RawRecord] = []
     for offset, (key, value, _) in enumerate(workload.events(events, seed)):
         batch.append(RawRecord(offset, workload.BEGIN_MS + offset, key, value))
-        if len(batch) == BATCH:
+        if len(batch) == AT_ONCE:
             yield batch
             batch = []
     if batch:

@@ -50,7 +50,13 @@ def bench() -> None:
 @seeded
 @as_json
 def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int, seed: int, as_json: bool) -> None:
-    """The protect leg: 560-byte events, 3 tokens, 4 sealed fields, 1 % invalid, 20,000 customers."""
+    """The protect leg: 560-byte events, 3 tokens, 4 sealed fields, 1 % invalid, 20,000 customers.
+
+    \b
+    Examples:
+      sealstream bench protect --events 1200000 --against streams --rounds 3
+      sealstream bench protect --in-memory --json
+    """
     stages = _part("costs").protect(min(events, 100_000), seed)
     if in_memory:
         per_event = stages["total"]
@@ -93,7 +99,12 @@ def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int,
 @seeded
 @as_json
 def identify(events: int, customers: int, seed: int, as_json: bool) -> None:
-    """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state."""
+    """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state.
+
+    \b
+    Example:
+      sealstream bench identify --customers 20000 --json
+    """
     with _broker() as bootstrap:
         found = _part("identify").ours(bootstrap, events, customers, seed, _say)
     _show(
@@ -116,7 +127,12 @@ def identify(events: int, customers: int, seed: int, as_json: bool) -> None:
 @seeded
 @as_json
 def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
-    """Milliseconds from the append of a raw event to its protected record and its profile, as a consumer sees them."""
+    """Milliseconds from the append of a raw event to its protected record and its profile, as a consumer sees them.
+
+    \b
+    Example:
+      sealstream bench latency --rate 2000 --seconds 30
+    """
     with _broker() as bootstrap:
         found = _part("latency").ours(bootstrap, rate, seconds, seed, _say)
     milliseconds = {"p50": found.p50, "p95": found.p95, "p99": found.p99}

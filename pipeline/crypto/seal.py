@@ -11,7 +11,7 @@ field, schema, event or key does not open. Not hidden: a value's length, and whe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from ..errors import SealstreamError
 from ..events import frame
@@ -22,6 +22,7 @@ EVENT_ID_BYTES = 16
 KEY_ID_BYTES = 8
 _HEAD_BYTES = len(FORMAT) + KEY_ID_BYTES
 _EVENT_ID_LENGTH = EVENT_ID_BYTES.to_bytes(4, "big")
+_KEY_ID_LENGTH = KEY_ID_BYTES.to_bytes(4, "big")
 
 
 class SealBroken(SealstreamError):
@@ -49,17 +50,15 @@ class SealPath:
 class SubjectKey:
     """A person's key, ready for use (3 kB). `key_id` is 8 bytes and public; the key itself is not readable from it."""
 
-    __slots__ = ("_aad_tail", "_decrypt", "_encrypt", "_head", "key_id")
+    __slots__ = ("_aad_tail", "_aead", "_head", "key_id")
 
     def __init__(self, key_id: bytes, key: bytes) -> None:
         if len(key_id) != KEY_ID_BYTES:
             raise ValueError("a subject key id has 8 bytes")
-        aead = cipher(key)
         self.key_id = key_id
-        self._encrypt = aead.encrypt
-        self._decrypt = aead.decrypt
+        self._aead = cipher(key)
         self._head = FORMAT + key_id
-        self._aad_tail = frame(key_id)
+        self._aad_tail = _KEY_ID_LENGTH + key_id
 
     def __repr__(self) -> str:
         return "SubjectKey(…)"
@@ -68,18 +67,18 @@ class SubjectKey:
         """Return `plain` sealed for `at` in the event `event_id` (16 bytes)."""
         if len(event_id) != EVENT_ID_BYTES:
             raise ValueError("an event id has 16 bytes")
-        return self._head + self._encrypt(event_id[:8] + at.nonce_tag, plain, at.aad_prefix + event_id + self._aad_tail)
+        return self._head + self._aead.encrypt(
+            event_id[:8] + at.nonce_tag, plain, at.aad_prefix + event_id + self._aad_tail
+        )
 
-    def for_event(self, event_id: bytes) -> Callable[[SealPath, bytes], bytes]:
-        """Return `seal` with the event already filled in: pays off from the second field of an event on."""
+    def seal_all(self, event_id: bytes, secrets: Iterable[tuple[SealPath, bytes]]) -> dict[str, bytes]:
+        """Return path → `seal`, for all fields of one event at once: half a microsecond less for each."""
         if len(event_id) != EVENT_ID_BYTES:
             raise ValueError("an event id has 16 bytes")
-        encrypt, head, nonce_head, aad_tail = self._encrypt, self._head, event_id[:8], event_id + self._aad_tail
-
-        def seal(at: SealPath, plain: bytes) -> bytes:
-            return head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail)
-
-        return seal
+        encrypt, head, nonce_head, aad_tail = self._aead.encrypt, self._head, event_id[:8], event_id + self._aad_tail
+        return {
+            at.path: head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail) for at, plain in secrets
+        }
 
     def open(self, at: SealPath, event_id: bytes, sealed: bytes) -> bytes:
         """Return the plain value, or raise `SealBroken`."""
@@ -90,7 +89,7 @@ class SubjectKey:
         ):
             raise SealBroken
         try:
-            return self._decrypt(
+            return self._aead.decrypt(
                 event_id[:8] + at.nonce_tag, sealed[_HEAD_BYTES:], at.aad_prefix + event_id + self._aad_tail
             )
         except InvalidTag:

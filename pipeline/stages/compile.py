@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
@@ -37,8 +37,7 @@ _PRIMITIVES: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """A field to be taken out of its container. `kind`: of the identifier of its token, or ""."""
 
     name: str
@@ -47,8 +46,7 @@ class Slot:
     seal: SealPath | None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """The slots of one container. `parent` is an index into the plan, -1 for the event itself.
 
     `blank`: nothing of the container is ever clear, so it leaves as a whole.

@@ -80,7 +80,7 @@ def decode(records: Any, registry: Registry, max_bytes: int) -> Split[Decoded]:
                 add(Decoded(record, source, schema, body, None))
                 continue
             value.decode()  # structs do not look into what they skip
-            if b"\\ud" in value or b"\\uD" in value:
+            if b"\\" in value and (b"\\ud" in value or b"\\uD" in value):
                 _any(value)  # nor at halves of surrogate pairs
             found = head(value)
             schema = find(found.type, found.event)

@@ -44,9 +44,7 @@ def seal(
         if e.secrets:
             subject = key_of(anchor)
             key = SubjectRef(anchor, subject.key_id.hex())
-            seal_at = subject.for_event(event_id)
-            for at, plain in e.secrets:
-                sealed[at.path] = seal_at(at, plain)
+            sealed = subject.seal_all(event_id, e.secrets)
         received = record.timestamp
         value = encode(
             ProtectedEvent(

@@ -107,35 +107,35 @@ def _tokenize(
     secrets: list[tuple[SealPath, bytes]] = []
     anchor, best = "", _LAST
     at: list[Any] = []
-    for group in schema.plan:
-        here = body if group.parent < 0 else at[group.parent]
-        if group.parent >= 0 and here is not None:
-            outer, here = here, getattr(here, group.name)
-            if group.blank:
-                setattr(outer, group.name, UNSET)
+    for parent, container, slots, blank in schema.plan:
+        if parent < 0:
+            here = body
+        else:
+            outer = at[parent]
+            here = None if outer is None else getattr(outer, container)
+            if blank and here is not None:
+                setattr(outer, container, UNSET)
         at.append(here)
         if here is None:
             continue
-        for slot in group.slots:
-            name = slot.name
+        for name, path, kind, place in slots:
             value = getattr(here, name)
             if value is None:
                 continue
             setattr(here, name, UNSET)
-            kind = slot.kind
             if kind and value:
                 token = makers[kind](value)
                 if token is not None:
-                    tokens[slot.path] = token
+                    tokens[path] = token
                     rank = _RANK[kind]
                     if rank < best:
                         anchor, best = token, rank
                 else:
                     unusable[kind] += 1
-                    if slot.seal is None:
-                        return _reject(decoded, Reason.BAD_IDENTIFIER, slot.path, f"not a usable {kind}")
-            if slot.seal is not None:
-                secrets.append((slot.seal, _encode(value)))
+                    if place is None:
+                        return _reject(decoded, Reason.BAD_IDENTIFIER, path, f"not a usable {kind}")
+            if place is not None:
+                secrets.append((place, _encode(value)))
     if not anchor:
         return _reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody")
     if decoded.extra is not None:

@@ -88,7 +88,7 @@ class LegEngine:
         self._now = now
         self._incarnations = incarnations
         self._output = Output(config.bootstrap, config.security, config.group_of(leg.name), config.compression)
-        self._sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
+        self.sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
         self._taken = 0  # records since the last checkpoint began
         self._taken_at = 0.0
@@ -126,7 +126,7 @@ class LegEngine:
         )
         app.engine = self
         app.transport = Transport(app.conf.broker_consumer, app, app.loop)
-        topic = app.topic(*self._sources, key_serializer="raw", value_serializer="raw")
+        topic = app.topic(*self.sources, key_serializer="raw", value_serializer="raw")
         self._tables = {
             name: ChangelogTable(
                 app,
@@ -171,7 +171,7 @@ class LegEngine:
         self._parts.clear()
         mine = self.app.consumer.assignment()
         try:
-            for number in sorted({tp.partition for tp in mine if tp.topic in self._sources}):
+            for number in sorted({tp.partition for tp in mine if tp.topic in self.sources}):
                 self._open(number)
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
             self.fail(e)
@@ -196,14 +196,8 @@ class LegEngine:
         part = self._parts.get(tp.partition)
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
         started = time.perf_counter()
-        done = self.book.next_offset(tp)
-        if done is not None and records[0].offset < done:
-            # Faust seeks to the committed offsets when recovery has ended, and may have fetched before
-            records = [r for r in records if r.offset >= done]
-            if not records:
-                return
         self.book.note(tp, records[0].offset, records[-1].offset)
-        part.on_batch(SourceBatch(self._sources[tp.topic], self._incarnations.get(tp.topic, ""), tp.partition, records))
+        part.on_batch(SourceBatch(self.sources[tp.topic], self._incarnations.get(tp.topic, ""), tp.partition, records))
         self.metrics.batch(self.leg.name, tp.topic, len(records), time.perf_counter() - started)
         if not self._taken:
             self._taken_at = started
@@ -252,7 +246,7 @@ class LegEngine:
         consumer: Consumer = self.app.consumer
         caught_up: dict[int, bool] = {}
         for tp in consumer.assignment():
-            if tp.topic not in self._sources:
+            if tp.topic not in self.sources:
                 continue
             at = TopicPartition(tp.topic, tp.partition)
             end, read = consumer.high_water(at), self.book.next_offset(at)

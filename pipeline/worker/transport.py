@@ -10,6 +10,7 @@ Faust gives group membership, assignment, table recovery and the agent. Overridd
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -109,21 +110,56 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Reads from the committed offsets on, exactly.
+
+    Faust seeks there when recovery has ended, while its fetcher is at work already. What that fetches before the seek
+    would come twice; and what it fetched for the last generation and hands over in this one would skip what lies
+    between, for good. So only the fetching task seeks, and what was fetched across a seek or a rebalance is dropped
+    and read again.
+    """
+
+    _seek_due = False
+
     def _new_consumer_thread(self) -> LoopThread:
         return LoopThread(self, loop=self.loop, beacon=self.beacon)
 
+    def perform_seek(self) -> Awaitable[None]:
+        """Have the fetching task seek. Takes effect with the call, not with its first await."""
+        self._seek_due = True
+        return asyncio.sleep(0)
+
+    async def _seek(self) -> None:
+        """Go to where the group has committed, or to the beginning."""
+        consumer = self._thread._ensure_consumer()
+        self._seek_due = False
+        try:
+            for tp in consumer.assignment():
+                if tp.topic in self.app.engine.sources:
+                    offset = await consumer.committed(tp)
+                    consumer.seek(tp, offset or 0)
+                    self._read_offset[TP(*tp)] = offset  # Faust drops what lies before
+        except IllegalStateError:  # rebalanced meanwhile
+            self._seek_due = True
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message per partition that has records."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        if self._seek_due and not self.should_stop:
+            await self._seek()
+        began = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
             return
-        if not self.flow_active:
-            await self.perform_seek()
-            return
-        generation = self.app.consumer_generation_id
+        generation, sources = self.app.consumer_generation_id, self.app.engine.sources
         for tp, batch in records.items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
+                self._seek_due = True
                 break
+            # A changelog's records are never left out here: recovery seeks once and waits for the last of them.
+            if tp.topic in sources and (self._seek_due or began != generation):
+                self._seek_due = True
+                continue
             if active is None or tp in active:
                 last = batch[-1]
                 yield (

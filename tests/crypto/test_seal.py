@@ -40,7 +40,7 @@ def test_a_seal_is_what_the_format_says(
     expected = b"\x01" + key_id + AESGCMSIV(key).encrypt(nonce, plain, aad)
     subject_key, at = SubjectKey(key_id, key), SealPath(schema, path)
     assert subject_key.seal(at, event_id, plain) == expected
-    assert subject_key.for_event(event_id)(at, plain) == expected
+    assert subject_key.seal_all(event_id, [(at, plain)]) == {at.path: expected}
     assert subject_key.open(at, event_id, expected) == plain
     assert key_id_of(expected) == key_id
 
@@ -114,7 +114,7 @@ def test_an_event_id_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         KEY.seal(AT, bytes(size), b"")
     with pytest.raises(ValueError, match="16 bytes"):
-        KEY.for_event(bytes(size))
+        KEY.seal_all(bytes(size), [])
     with pytest.raises(SealBroken):
         KEY.open(AT, bytes(size), KEY.seal(AT, EVENT, b""))
 
