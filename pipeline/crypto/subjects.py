@@ -55,7 +55,7 @@ class SubjectKeys:
 
         The caller makes the table durable before anything sealed with a new key leaves.
         """
-        return SubjectKey(*self._active(subject))
+        return self._active(subject)
 
     def find(self, subject: str, key_id: bytes) -> SubjectKey | None:
         """Return the person's key `key_id` for opening, or None if it is not (or no longer) here."""
@@ -77,22 +77,21 @@ class SubjectKeys:
         self._unwrapped.cache_clear()
         return len(rows)
 
-    def _find_or_make(self, subject: str) -> tuple[bytes, bytes]:
-        """Return the id and the key."""
+    def _find_or_make(self, subject: str) -> SubjectKey:
         index = self._index
         if index is None:
             index = self._index = _index(self._table)
         row = index.get(subject)
         if row is not None and self._table.get(row) is not None:
-            return row[-KEY_ID_BYTES:], self._unwrap(row)
+            return SubjectKey(row[-KEY_ID_BYTES:], self._unwrap(row))
         return self._make(subject, index)
 
-    def _make(self, subject: str, index: dict[str, bytes]) -> tuple[bytes, bytes]:
+    def _make(self, subject: str, index: dict[str, bytes]) -> SubjectKey:
         key_id, key = self._random(KEY_ID_BYTES), self._random(KEY_BYTES)
         row = _row(subject, key_id)
         self._table.put(row, wrap_key(self._kek, key, key_id, _aad(row)))
         index[subject] = row
-        return key_id, key
+        return SubjectKey(key_id, key)
 
     def _unwrap(self, row: bytes) -> bytes:
         record = self._table.get(row)

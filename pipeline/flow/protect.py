@@ -25,7 +25,7 @@ from ..stages.seal import seal
 from ..stages.tokenize import Tokens, tokenize
 
 KEYS = "subject-keys"
-AT_ONCE = 250
+AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
 
 

@@ -21,6 +21,7 @@ Rules, each with its setting in `WatchConfig`:
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 
 from ..events import Alert, AlertStatus, Feature, Severity
 from .score import FeatureRow, Kind, Tail, patience, surprise
@@ -49,12 +50,14 @@ class Judge:
         """
         if upto <= row.done:
             return True
+        told = len(row.outbox)
         for track, kind in ((row.rate, Kind.RATE), (row.share, Kind.REJECT_SHARE)):
             if not track.open:
                 self._unhold(track)
             elif upto >= row.last + self._config.calm - track.calm:
                 self._resolve(watched, row, track, kind, row.last + self._config.calm - track.calm, [], "no events")
         kept = self._silence(watched, row, upto)
+        row.outbox[told:] = sorted(row.outbox[told:], key=itemgetter(0))  # single steps tell in order of time
         row.done = upto
         return kept
 

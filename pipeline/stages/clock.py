@@ -6,16 +6,16 @@ time = received - (sentAt - timestamp). No event happened after it was received.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
 
 
 def milliseconds(time: datetime | int | None) -> int | None:
     """Return ms since 1970; a datetime without zone is UTC, an int is ms already."""
     if isinstance(time, datetime):
-        return ((time if time.tzinfo is not None else time.replace(tzinfo=UTC)) - _EPOCH) // _MS
+        since = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)) - _EPOCH
+        return since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
     return time
 
 

@@ -7,16 +7,17 @@ Every record becomes a struct that refuses fields it does not name, so that noth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
 from ..crypto.seal import SealPath
 from ..errors import Misuse
+from .extract import Extract, extractor
 from .schema import EXTRA, EventSchema, Field, Type
 
 _INT32 = msgspec.Meta(ge=-(2**31), le=2**31 - 1)
@@ -35,27 +36,6 @@ _PRIMITIVES: Mapping[str, Any] = {
     "json": msgspec.Raw,
     "time": datetime | Annotated[int, _YEARS_1_TO_9999],
 }
-
-
-class Slot(NamedTuple):
-    """A field to be taken out of its container. `kind`: of the identifier of its token, or ""."""
-
-    name: str
-    path: str
-    kind: str
-    seal: SealPath | None
-
-
-class Group(NamedTuple):
-    """The slots of one container. `parent` is an index into the plan, -1 for the event itself.
-
-    `blank`: nothing of the container is ever clear, so it leaves as a whole.
-    """
-
-    parent: int
-    name: str
-    slots: tuple[Slot, ...]
-    blank: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +83,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchema:
-    """A schema at work. `decode`: JSON bytes → a struct. `plan`: what to take out, parents before children."""
+    """A schema at work. `decode`: JSON bytes → a struct. `extract`: takes out of it what may not stay (`stages.extract`)."""
 
     schema: EventSchema
     title: str
     fingerprint: bytes  # CRC-64-AVRO of the parsing canonical form, as single-object encoding carries it
     avro_writer: Any  # parsed by fastavro, without logical types
     decode: Callable[[bytes], Any] = field(repr=False)
-    plan: tuple[Group, ...]
+    extract: Extract = field(repr=False)
     shape: Shape
     extra: SealPath
     timed: tuple[bool, bool]
@@ -132,7 +112,7 @@ def compile_schema(schema: EventSchema) -> CompiledSchema:
         crc[::-1],
         parsed,
         msgspec.json.Decoder(type_).decode,
-        tuple(_plan(schema)),
+        extractor(schema),
         _shape(Type("record", fields=schema.fields)),
         SealPath(schema.title, EXTRA),
         ("timestamp" in names, "sentAt" in names),
@@ -162,35 +142,6 @@ def _python_type(type_: Type, name: str) -> Any:
         inner = _python_type(type_.item, name)
         return list[inner] if type_.kind == "array" else dict[str, inner]  # type: ignore[valid-type]
     return _PRIMITIVES[type_.kind]
-
-
-def _plan(schema: EventSchema) -> Iterator[Group]:
-    groups: list[Group] = []
-
-    def visit(fields: tuple[Field, ...], parent: int, name: str, blank: bool) -> None:
-        slots = tuple(_slot(schema.title, f) for f in fields if f.protect is not None and f.protect != "clear")
-        index = len(groups)
-        groups.append(Group(parent, name, slots, blank))
-        for f in fields:
-            if f.container and _protects(f.type.fields):
-                visit(f.type.fields, index, f.name, not _clears(f.type.fields))
-
-    visit(schema.fields, -1, "", False)
-    return iter(groups)
-
-
-def _slot(title: str, f: Field) -> Slot:
-    assert f.protect is not None
-    seal = SealPath(title, f.path) if f.protect.seals else None
-    return Slot(f.name, f.path, f.identifier, seal)
-
-
-def _protects(fields: tuple[Field, ...]) -> bool:
-    return any(_protects(f.type.fields) if f.container else f.protect != "clear" for f in fields)
-
-
-def _clears(fields: tuple[Field, ...]) -> bool:
-    return any(_clears(f.type.fields) if f.container else f.protect == "clear" for f in fields)
 
 
 def _shape(type_: Type) -> Shape:

@@ -43,7 +43,7 @@ def seal(
         key = None
         if e.secrets:
             subject = key_of(anchor)
-            key = SubjectRef(anchor, subject.key_id.hex())
+            key = SubjectRef(anchor, subject.name)
             sealed = subject.seal_all(event_id, e.secrets)
         received = record.timestamp
         value = encode(

@@ -13,23 +13,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ..crypto.seal import SealPath
 from ..crypto.tokens import Tokenizer
 from ..outcomes import Reason, Rejected, Split, Stage
 from .clock import event_time
 from .decode import Decoded
+from .extract import Makers, Secret, Unusable
 from .normalize import KINDS, normal
 
 REMEMBERED = 65_536
 """Values per identifier kind whose tokens are kept in process memory (about 0.4 kB each)."""
 
 UNSET: Final = msgspec.UNSET
-_RANK: Final = {kind: rank for rank, kind in enumerate(KINDS)}
-_LAST: Final = len(KINDS)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -43,7 +41,7 @@ class Tokenized(msgspec.Struct, gc=False):
     time: int
     tokens: dict[str, str]
     anchor: str
-    secrets: list[tuple[SealPath, bytes]]
+    secrets: list[Secret]
 
     def __repr__(self) -> str:
         return f"Tokenized({self.decoded.schema.title})"
@@ -55,12 +53,12 @@ class Tokens:
     def __init__(self, tokenizer: Tokenizer, remembered: int = REMEMBERED) -> None:
         self._tokenizer = tokenizer
         self._remembered = remembered
-        self._versions: dict[int, dict[str, Callable[[str], str | None]]] = {}
+        self._versions: dict[int, Makers] = {}
 
     def __repr__(self) -> str:
         return "Tokens(…)"
 
-    def at(self, time_ms: int) -> tuple[dict[str, Callable[[str], str | None]], int, int]:
+    def at(self, time_ms: int) -> tuple[Makers, int, int]:
         """Return kind → (value → token, or None), and the period of record times for which it holds."""
         version = self._tokenizer.at(time_ms)
         makers = self._versions.get(version.version)
@@ -83,74 +81,35 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], C
     passed: list[Tokenized] = []
     rejected: list[Rejected] = []
     unusable: Counter[str] = Counter()
+    add = passed.append
     makers, since, until = tokens.at(events[0].record.timestamp) if events else ({}, 0, 0)
     for decoded in events:
+        body, schema = decoded.body, decoded.schema
         received = decoded.record.timestamp
         if not since <= received < until:
             makers, since, until = tokens.at(received)
-        found = _tokenize(decoded, received, makers, unusable)
-        if isinstance(found, Rejected):
-            rejected.append(found)
-        else:
-            passed.append(found)
-    return Split(passed, rejected), unusable
-
-
-def _tokenize(
-    decoded: Decoded,
-    received: int,
-    makers: dict[str, Callable[[str], str | None]],
-    unusable: Counter[str],
-) -> Tokenized | Rejected:
-    body, schema = decoded.body, decoded.schema
-    tokens: dict[str, str] = {}
-    secrets: list[tuple[SealPath, bytes]] = []
-    anchor, best = "", _LAST
-    at: list[Any] = []
-    for parent, container, slots, blank in schema.plan:
-        if parent < 0:
-            here = body
-        else:
-            outer = at[parent]
-            here = None if outer is None else getattr(outer, container)
-            if blank and here is not None:
-                setattr(outer, container, UNSET)
-        at.append(here)
-        if here is None:
+        try:
+            made, anchor, secrets = schema.extract(body, makers, unusable)
+        except Unusable as u:
+            rejected.append(_reject(decoded, Reason.BAD_IDENTIFIER, u.path, f"not a usable {u.kind}"))
             continue
-        for name, path, kind, place in slots:
-            value = getattr(here, name)
-            if value is None:
-                continue
-            setattr(here, name, UNSET)
-            if kind and value:
-                token = makers[kind](value)
-                if token is not None:
-                    tokens[path] = token
-                    rank = _RANK[kind]
-                    if rank < best:
-                        anchor, best = token, rank
-                else:
-                    unusable[kind] += 1
-                    if place is None:
-                        return _reject(decoded, Reason.BAD_IDENTIFIER, path, f"not a usable {kind}")
-            if place is not None:
-                secrets.append((place, _encode(value)))
-    if not anchor:
-        return _reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody")
-    if decoded.extra is not None:
-        secrets.append((schema.extra, _encode(decoded.extra)))
-    has_time, has_sent = schema.timed
-    time = event_time(body.timestamp if has_time else None, body.sentAt if has_sent else None, received)
-    type_, message_id, event = body.type, body.messageId, None
-    body.type = body.messageId = UNSET
-    if has_time:
-        body.timestamp = UNSET
-    if has_sent:
-        body.sentAt = UNSET
-    if type_ == "track":
-        event, body.event = body.event, UNSET
-    return Tokenized(decoded, type_, event, message_id, time, tokens, anchor, secrets)
+        if anchor is None:
+            rejected.append(_reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody"))
+            continue
+        if decoded.extra is not None:
+            secrets.append((schema.extra, _encode(decoded.extra)))
+        happened = sent = event = None
+        if schema.timed[0]:
+            happened, body.timestamp = body.timestamp, UNSET
+        if schema.timed[1]:
+            sent, body.sentAt = body.sentAt, UNSET
+        type_, body.type = body.type, UNSET
+        message_id, body.messageId = body.messageId, UNSET
+        if type_ == "track":
+            event, body.event = body.event, UNSET
+        time = event_time(happened, sent, received)
+        add(Tokenized(decoded, type_, event, message_id, time, made, anchor, secrets))
+    return Split(passed, rejected), unusable
 
 
 def _reject(decoded: Decoded, reason: Reason, path: str, rule: str) -> Rejected:

@@ -27,6 +27,10 @@ AT = SealPath("identify/1", "traits.email")
 EVENT = bytes(range(16))
 
 
+def seal(key: SubjectKey, at: SealPath, event_id: bytes, plain: bytes) -> bytes:
+    return key.seal_all(event_id, [(at, plain)])[at.path]
+
+
 def framed(*parts: bytes) -> bytes:
     return b"".join(len(p).to_bytes(4, "big") + p for p in parts)
 
@@ -39,7 +43,6 @@ def test_a_seal_is_what_the_format_says(
     aad = framed(b"sealstream/seal/1", schema.encode(), path.encode(), event_id, key_id)
     expected = b"\x01" + key_id + AESGCMSIV(key).encrypt(nonce, plain, aad)
     subject_key, at = SubjectKey(key_id, key), SealPath(schema, path)
-    assert subject_key.seal(at, event_id, plain) == expected
     assert subject_key.seal_all(event_id, [(at, plain)]) == {at.path: expected}
     assert subject_key.open(at, event_id, expected) == plain
     assert key_id_of(expected) == key_id
@@ -51,15 +54,15 @@ def test_a_value_moved_to_another_field_or_schema_does_not_open(
 ) -> None:
     assume(here != there)
     with pytest.raises(SealBroken):
-        KEY.open(SealPath(*there), EVENT, KEY.seal(SealPath(*here), EVENT, plain))
+        KEY.open(SealPath(*there), EVENT, seal(KEY, SealPath(*here), EVENT, plain))
 
 
 def test_a_value_moved_between_fields_with_equal_nonces_does_not_open_either() -> None:
     """Two paths whose 4-byte tags are equal exist: the AAD alone must keep them apart."""
     here, there = SealPath("a/1", "x"), SealPath("a/1", "y")
     there.nonce_tag = here.nonce_tag
-    sealed = KEY.seal(here, EVENT, b"plain")
-    assert KEY.seal(there, EVENT, b"plain") != sealed
+    sealed = seal(KEY, here, EVENT, b"plain")
+    assert seal(KEY, there, EVENT, b"plain") != sealed
     with pytest.raises(SealBroken):
         KEY.open(there, EVENT, sealed)
     moved = SealPath("a/1x", "")  # the same letters, cut elsewhere
@@ -71,7 +74,7 @@ def test_a_value_moved_between_fields_with_equal_nonces_does_not_open_either() -
 @given(EVENT_IDS, EVENT_IDS, PLAIN)
 def test_a_value_moved_to_another_event_does_not_open(here: bytes, there: bytes, plain: bytes) -> None:
     assume(here != there)
-    sealed = KEY.seal(AT, here, plain)
+    sealed = seal(KEY, AT, here, plain)
     for event_id in (there, here[:8] + there[8:]):
         if event_id != here:
             with pytest.raises(SealBroken):
@@ -80,7 +83,7 @@ def test_a_value_moved_to_another_event_does_not_open(here: bytes, there: bytes,
 
 @given(PLAIN)
 def test_a_value_of_another_key_does_not_open(plain: bytes) -> None:
-    sealed = KEY.seal(AT, EVENT, plain)
+    sealed = seal(KEY, AT, EVENT, plain)
     for other in (SubjectKey(b"subject1", b"x" * 32), SubjectKey(b"subject2", bytes(range(32)))):
         with pytest.raises(SealBroken):
             other.open(AT, EVENT, sealed)
@@ -91,7 +94,7 @@ def test_a_value_of_another_key_does_not_open(plain: bytes) -> None:
 
 @given(PLAIN, st.data())
 def test_a_flipped_bit_or_a_cut_is_refused(plain: bytes, data: st.DataObject) -> None:
-    sealed = KEY.seal(AT, EVENT, plain)
+    sealed = seal(KEY, AT, EVENT, plain)
     bit = data.draw(st.integers(0, len(sealed) * 8 - 1))
     flipped = bytearray(sealed)
     flipped[bit // 8] ^= 1 << bit % 8
@@ -101,7 +104,7 @@ def test_a_flipped_bit_or_a_cut_is_refused(plain: bytes, data: st.DataObject) ->
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
-    assert len({SubjectKey(b"subject1", b"k" * 32).seal(AT, EVENT, b"plain") for _ in range(5)}) == 1
+    assert len({seal(SubjectKey(b"subject1", b"k" * 32), AT, EVENT, b"plain") for _ in range(5)}) == 1
 
 
 def test_one_events_fields_have_different_nonces_so_equal_values_look_different() -> None:
@@ -112,11 +115,9 @@ def test_one_events_fields_have_different_nonces_so_equal_values_look_different(
 @pytest.mark.parametrize("size", [0, 15, 17, 32])
 def test_an_event_id_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="16 bytes"):
-        KEY.seal(AT, bytes(size), b"")
-    with pytest.raises(ValueError, match="16 bytes"):
         KEY.seal_all(bytes(size), [])
     with pytest.raises(SealBroken):
-        KEY.open(AT, bytes(size), KEY.seal(AT, EVENT, b""))
+        KEY.open(AT, bytes(size), seal(KEY, AT, EVENT, b""))
 
 
 @pytest.mark.parametrize("sealed", [b"", b"\x01", b"\x02" + bytes(40), b"\x01" + bytes(23)])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.events import Alert, AlertStatus, Severity
@@ -209,6 +209,7 @@ def test_every_episode_is_triggered_once_and_ends_once(seen: list[int | tuple[in
 
 
 @given(counts, st.lists(st.integers(1, 60), min_size=1, max_size=8))
+@example([0] * 28 + [(100, 80), 1], [2])  # two episodes that end within one jump, the second detector's first
 def test_a_jump_over_quiet_windows_tells_what_single_steps_tell(
     seen: list[int | tuple[int, int]], jumps: list[int]
 ) -> None:
