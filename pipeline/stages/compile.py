@@ -83,7 +83,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchema:
-    """A schema at work. `decode`: JSON bytes → a struct. `extract`: takes out of it what may not stay (`stages.extract`)."""
+    """A schema at work. `decode`: JSON bytes → a struct; `extract`: takes out of it what may not stay."""
 
     schema: EventSchema
     title: str

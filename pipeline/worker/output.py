@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from ..errors import Fatal
 from ..ports import Out
-from .partitioner import Partitioner
+from .partitioner import partitions
 from .security import client_arguments
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,6 @@ class Output:
         self._compression = COMPRESSION[compression]
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
-        self._partitioner = Partitioner()
 
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(**self._options)
@@ -124,10 +123,9 @@ class Output:
 
     async def _keyed(self, topic: str, outs: Sequence[Out]) -> Iterable[tuple[str, int, Sequence[Out]]]:
         count = await self.partitions(topic)
-        hashes = self._partitioner.hashes([out.key for out in outs])
         targets: list[list[Out]] = [[] for _ in range(count)]
-        for out in outs:
-            targets[hashes[out.key] % count].append(out)
+        for out, partition in zip(outs, partitions([out.key for out in outs], count), strict=True):
+            targets[partition].append(out)
         return [(topic, p, t) for p, t in enumerate(targets) if t]
 
     async def _send(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:

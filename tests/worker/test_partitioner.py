@@ -6,8 +6,7 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.worker import partitioner
-from pipeline.worker.partitioner import Partitioner, murmur2_many
+from pipeline.worker.partitioner import murmur2_many, partitions
 
 KNOWN = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
 """From Apache Kafka's own `UtilsTest.testMurmur2` (Apache-2.0)."""
@@ -23,16 +22,11 @@ def test_side_by_side_equals_one_by_one(keys: list[bytes]) -> None:
     assert murmur2_many(keys).tolist() == [murmur2(k) & 0xFFFFFFFF for k in keys]
 
 
-@given(st.lists(st.binary(max_size=40), max_size=60))
-def test_every_key_of_a_batch_gets_its_positive_hash(keys: list[bytes]) -> None:
-    found = Partitioner().hashes(keys)
-    assert {k: found[k] for k in keys} == {k: murmur2(k) & 0x7FFFFFFF for k in keys}
+@given(st.lists(st.binary(max_size=40), max_size=60), st.integers(1, 12))
+def test_every_key_of_a_batch_goes_where_kafkas_clients_would_send_it(keys: list[bytes], count: int) -> None:
+    assert partitions(keys, count) == [(murmur2(k) & 0x7FFFFFFF) % count for k in keys]
 
 
-def test_what_is_remembered_is_bounded_and_stays_right() -> None:
-    p = Partitioner()
-    for start in range(0, 3 * partitioner.CACHED, partitioner.CACHED // 2):
-        keys = [b"k%d" % i for i in range(start, start + partitioner.CACHED // 2)]
-        found = p.hashes(keys)
-        assert len(found) <= partitioner.CACHED
-    assert found[keys[-1]] == murmur2(keys[-1]) & 0x7FFFFFFF
+def test_many_keys_of_few_lengths_keep_their_order() -> None:
+    keys = [b"user.%d" % i for i in range(3_000)]
+    assert partitions(keys, 7) == [(murmur2(k) & 0x7FFFFFFF) % 7 for k in keys]
