@@ -1,6 +1,7 @@
 """From the Kafka append of a raw event to what a consumer sees of it on `events.protected` and on `profiles`.
 
-Events come at a steady rate; `events.raw` carries the broker's append time, which a protected record repeats as
+Every device of every customer is known before: a person's first event makes a key, and a new edge goes through two
+more topics. Then events come at a steady rate; `events.raw` carries the broker's append time, which a protected record repeats as
 `received_at`. A consumer in this process notes when the protected record arrives, and when the first profile arrives
 that holds the event's token and was last seen no earlier than the event. One machine, one clock; Kafka's times are in
 whole milliseconds.
@@ -17,11 +18,11 @@ import msgspec
 from confluent_kafka import Consumer, TopicPartition
 
 from bench import workload
-from bench.measure import PARTITIONS
+from bench.measure import PARTITIONS, throughput
 from bench.setting import Setting, setting
 from pipeline.events import Topic
 
-CUSTOMERS = 10_000
+CUSTOMERS, DEVICES = 10_000, 3
 Say = Callable[[str], None]
 
 
@@ -47,18 +48,20 @@ class Latencies(msgspec.Struct):
 
 
 def ours(
-    bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 10
+    bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 5
 ) -> Latencies:
     """Send `rate` events/s for `seconds` after `warm_up` seconds that are not counted."""
     with setting(bootstrap) as s, s.worker("protect,identify,watch") as worker:
+        say("warming up: the first event of every device")
+        known = s.broker.fill(s.topic(Topic.RAW), workload.first_pass(CUSTOMERS, DEVICES, seed=seed))
+        throughput(worker, lambda: s.broker.committed(s.group("identify"), s.topic(Topic.PROTECTED)), known)
         stop, start_counting = threading.Event(), threading.Event()
         sent = [0]
-        stream = workload.live(rate * (seconds + warm_up + 30), seed=seed, customers=CUSTOMERS)
+        stream = workload.live(rate * (seconds + warm_up + 30), seed, CUSTOMERS, DEVICES)
         sender = threading.Thread(target=_send, args=(s, stream, rate, stop, start_counting, sent), daemon=True)
         sender.start()
         watcher = _Watcher(s, start_counting)
         try:
-            say("warming up")
             _watch(watcher, worker.check, warm_up)
             start_counting.set()
             say(f"{rate:,} events/s for {seconds} s")

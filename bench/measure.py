@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 PARTITIONS = 4
@@ -61,7 +61,12 @@ class Broker:
         """By a consumer that never joins: the admin client's call for it crashes now and then during a rebalance."""
         if group not in self._groups:
             self._groups[group] = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
-        found = self._groups[group].committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=30)
+        try:
+            found = self._groups[group].committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=30)
+        except KafkaException as error:  # the group is not there yet
+            if error.args[0].name() in ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE"):
+                return 0
+            raise
         return sum(max(0, tp.offset) for tp in found)
 
     def fill(self, topic: str, records: Iterable[tuple[bytes, bytes, list[tuple[str, bytes]]]]) -> int:

@@ -57,10 +57,10 @@ def first_pass(customers: int, devices: int, seed: int = 7) -> Iterator[Raw]:
         yield anonymous.encode(), _bytes(_event(rng, i, customer, anonymous, BEGIN_MS - len(order) + i)), []
 
 
-def live(n: int, seed: int = 7, customers: int = CUSTOMERS) -> Iterator[Raw]:
+def live(n: int, seed: int = 7, customers: int = CUSTOMERS, devices: int = DEVICES) -> Iterator[Raw]:
     """Yield `n` valid events that happen when they are asked for."""
     rng = random.Random(seed)
-    people = _people(seed, customers, DEVICES)
+    people = _people(seed, customers, devices)
     for i in range(n):
         customer = int(rng.random() ** 1.5 * customers)
         anonymous = rng.choice(people[customer])

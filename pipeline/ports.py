@@ -76,6 +76,10 @@ class Leg(Protocol):
         """Source topics, co-partitioned."""
 
     @property
+    def pace(self) -> float:
+        """Seconds that input may wait, so that more of it is worked on together: 0.005 where somebody waits."""
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables; a partition leg gets one `Table` for each."""
 

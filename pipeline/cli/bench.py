@@ -25,19 +25,24 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 seeded = click.option("--seed", default=7, show_default=True, help="Of the workload; the same seed, the same bytes.")
 
 
-@click.group()
-def bench() -> None:
-    """Measure the legs on a real broker (SEALSTREAM_KAFKA, else one is started), or in memory.
+@click.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def bench(context: click.Context, as_json: bool) -> None:
+    """Measure the legs on a real broker (SEALSTREAM_KAFKA, else one is started), or in memory. By itself: `protect`.
 
     Figures are of this machine in this minute: compare ratios of one run, not runs.
 
     \b
     Examples:
+      sealstream bench --json
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
       sealstream bench identify
       sealstream bench latency --rate 2000 --seconds 30
     """
+    if context.invoked_subcommand is None:
+        context.invoke(protect, as_json=as_json)
 
 
 @bench.command()

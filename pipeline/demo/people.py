@@ -16,7 +16,7 @@ _LAST = (
     *("López", "Müller", "Nakata", "Okafor", "Petit", "Rossi", "Šimko", "Tanaka", "Varga", "Weiß", "Zieliński"),
 )
 _DOMAINS = ("example.com", "example.org", "example.net")
-_AREAS = ("212", "305", "415", "617", "702")
+_AREAS = ("212", "303", "305", "312", "404", "415", "503", "617", "702", "808")
 _CITIES = (("Zürich", "Bahnhofstr."), ("Lyon", "Rue Mercière"), ("Gdańsk", "Długa"), ("Leeds", "Briggate"))
 AGENTS = (
     ("web-shop", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
@@ -60,7 +60,7 @@ def people(rng: Random, count: int) -> list[Person]:
         if number == 2:
             devices = (found[1].devices[0], *devices)
         phone = (
-            f"+1 ({rng.choice(_AREAS)}) 555-01{number % 100:02d}" if number % 3 else f"+44 20 7946 0{number % 1000:03d}"
+            f"+1 ({_AREAS[number // 100 % len(_AREAS)]}) 555-01{number % 100:02d}" if number % 3 else f"+44 20 7946 0{number % 1000:03d}"
         )
         found.append(
             Person(

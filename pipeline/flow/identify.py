@@ -47,6 +47,7 @@ class IdentifyLeg:
     """Makes the partition legs. `Leg` of `pipeline.ports`."""
 
     name = "identify"
+    pace = 0.005
     sources: tuple[str, ...] = (Topic.PROTECTED.value, Topic.IDENTITY.value)
     tables: tuple[str, ...] = ("tokens", "evidence")
 

@@ -33,6 +33,7 @@ class ProtectLeg:
     """Makes the partition legs. `Leg` of `pipeline.ports`. `max_event_bytes`: a longer value is rejected."""
 
     name = "protect"
+    pace = 0.005
     sources: tuple[str, ...] = (Topic.RAW.value,)
     tables: tuple[str, ...] = (KEYS,)
 

@@ -40,6 +40,7 @@ class WatchLeg:
     """Makes watch partitions (`ports.Leg`). `scorer`: another judge of feature rows; by default robust statistics."""
 
     name = "watch"
+    pace = 0.2
     sources = (Topic.PROTECTED.value, Topic.REJECTED.value, Topic.WATCH.value)
     tables = (OPEN, STATE_TABLE)
 

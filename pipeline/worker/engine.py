@@ -195,10 +195,10 @@ class LegEngine:
         tp = TopicPartition(message.topic, message.partition)
         part = self._parts.get(tp.partition)
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
-        started = time.perf_counter()
+        started, source = time.perf_counter(), self.sources[tp.topic]
         self.book.note(tp, records[0].offset, records[-1].offset)
-        part.on_batch(SourceBatch(self.sources[tp.topic], self._incarnations.get(tp.topic, ""), tp.partition, records))
-        self.metrics.batch(self.leg.name, tp.topic, len(records), time.perf_counter() - started)
+        part.on_batch(SourceBatch(source, self._incarnations.get(tp.topic, ""), tp.partition, records))
+        self.metrics.batch(self.leg.name, source, len(records), time.perf_counter() - started)
         if not self._taken:
             self._taken_at = started
         self._taken += len(records)
@@ -251,7 +251,7 @@ class LegEngine:
             at = TopicPartition(tp.topic, tp.partition)
             end, read = consumer.high_water(at), self.book.next_offset(at)
             lag = 0 if end is None or read is None else max(0, end - read)
-            self.metrics.lag(self.leg.name, tp.topic, tp.partition, lag)
+            self.metrics.lag(self.leg.name, self.sources[tp.topic], tp.partition, lag)
             caught_up[tp.partition] = caught_up.get(tp.partition, True) and lag == 0
         return caught_up
 

@@ -71,6 +71,7 @@ class TallyPart:
 
 class TallyLeg:
     name = "tally"
+    pace = 0.005
     sources = (Topic.RAW,)
     tables = (TABLE,)
 
