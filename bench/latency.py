@@ -1,10 +1,10 @@
 """From the Kafka append of a raw event to what a consumer sees of it on `events.protected` and on `profiles`.
 
 Every device of every customer is known before: a person's first event makes a key, and a new edge goes through two
-more topics. Then events come at a steady rate; `events.raw` carries the broker's append time, which a protected record repeats as
-`received_at`. A consumer in this process notes when the protected record arrives, and when the first profile arrives
-that holds the event's token and was last seen no earlier than the event. One machine, one clock; Kafka's times are in
-whole milliseconds.
+more topics. Then events come at a steady rate; `events.raw` carries the broker's append time, which a protected
+record repeats as `received_at`. A consumer in this process notes when the protected record arrives, and when the first
+profile arrives that holds the event's token and was last seen no earlier than the event. One machine, one clock;
+Kafka's times are in whole milliseconds.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class Latencies(msgspec.Struct):
     p99: dict[str, float]
 
 
-def ours(
-    bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 5
-) -> Latencies:
+def ours(bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 5) -> Latencies:
     """Send `rate` events/s for `seconds` after `warm_up` seconds that are not counted."""
     with setting(bootstrap) as s, s.worker("protect,identify,watch") as worker:
         say("warming up: the first event of every device")

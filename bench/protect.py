@@ -32,6 +32,17 @@ def ours(bootstrap: str, events: int, seed: int, say: Say) -> Measured:
             return throughput(worker, lambda: s.broker.end(*outputs), events)
 
 
+def java(main: str, say: Say) -> list[str]:
+    """The command of a peer in Java; its jar is built by Maven on the first use."""
+    if not (JAVA / "target" / "protect-leg-1.jar").exists():
+        say("building the Kafka Streams peer")
+        built = subprocess.run(["mvn", "-q", "package"], cwd=JAVA, capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise Misuse("the Kafka Streams peer does not build; it needs Maven and a JDK 17 (see bench/README.md)")
+    flags = ["-Xms512m", "-Xmx1g", "-XX:+UseParallelGC", "-XX:-UsePerfData"]
+    return ["java", *flags, "-cp", "target/protect-leg-1.jar:target/lib/*", main, "1"]
+
+
 def peer(bootstrap: str, command: list[str], cwd: Path, events: int, seed: int, say: Say) -> Measured:
     """A peer reads its topics' names from the environment; see `peers/`."""
     tag = f"bench-{time.time_ns():x}."
@@ -58,15 +69,8 @@ def peer(bootstrap: str, command: list[str], cwd: Path, events: int, seed: int, 
 
 
 def streams(bootstrap: str, events: int, seed: int, say: Say) -> Measured:
-    """Kafka Streams, one thread; its jar is built by Maven on the first use."""
-    if not (JAVA / "target" / "protect-leg-1.jar").exists():
-        say("building the Kafka Streams peer")
-        built = subprocess.run(["mvn", "-q", "package"], cwd=JAVA, capture_output=True, text=True, check=False)
-        if built.returncode:
-            raise Misuse("the Kafka Streams peer does not build; it needs Maven and a JDK 17 (see bench/README.md)")
-    flags = ["-Xms512m", "-Xmx1g", "-XX:+UseParallelGC", "-XX:-UsePerfData"]
-    command = ["java", *flags, "-cp", "target/protect-leg-1.jar:target/lib/*", "bench.Streams", "1"]
-    return peer(bootstrap, command, JAVA, events, seed, say)
+    """Kafka Streams, one thread."""
+    return peer(bootstrap, java("bench.Streams", say), JAVA, events, seed, say)
 
 
 def naive(bootstrap: str, events: int, seed: int, say: Say) -> Measured:

@@ -101,29 +101,31 @@ def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int,
 @bench.command()
 @click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000), help="Of the steady state.")
 @click.option("--customers", default=20_000, show_default=True, type=click.IntRange(10))
+@click.option("--against", type=click.Choice(["streams"]), help="A plain keyed fold of the same topic, same round.")
 @seeded
 @as_json
-def identify(events: int, customers: int, seed: int, as_json: bool) -> None:
+def identify(events: int, customers: int, against: str | None, seed: int, as_json: bool) -> None:
     """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state.
 
     \b
     Example:
-      sealstream bench identify --customers 20000 --json
+      sealstream bench identify --customers 20000 --against streams --json
     """
     with _broker() as bootstrap:
-        found = _part("identify").ours(bootstrap, events, customers, seed, _say)
-    _show(
-        {
-            "bench": "identify",
-            "customers": customers,
-            **_figures([found.steady]),
-            "first_pass_events": found.first_pass_events,
-            "first_pass_events_per_cpu_second": round(found.first_pass_per_cpu_second),
-            "rss_bytes": found.rss_bytes,
-            "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
-        },
-        as_json,
-    )
+        found = _part("identify").ours(bootstrap, events, customers, seed, _say, streams=against == "streams")
+    result = {
+        "bench": "identify",
+        "customers": customers,
+        **_figures([found.steady]),
+        "first_pass_events": found.first_pass_events,
+        "first_pass_events_per_cpu_second": round(found.first_pass_per_cpu_second),
+        "rss_bytes": found.rss_bytes,
+        "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
+    }
+    if found.streams:
+        ratio = found.steady.events_per_cpu_second / found.streams.events_per_cpu_second
+        result["streams"] = {**_figures([found.streams]), "ratio": round(ratio, 2)}
+    _show(result, as_json)
 
 
 @bench.command()

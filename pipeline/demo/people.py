@@ -59,9 +59,8 @@ def people(rng: Random, count: int) -> list[Person]:
         devices = tuple(_device(rng, i if number == 0 else rng.randrange(3)) for i in range(number_of_devices))
         if number == 2:
             devices = (found[1].devices[0], *devices)
-        phone = (
-            f"+1 ({_AREAS[number // 100 % len(_AREAS)]}) 555-01{number % 100:02d}" if number % 3 else f"+44 20 7946 0{number % 1000:03d}"
-        )
+        area, last_two = _AREAS[number // 100 % len(_AREAS)], number % 100
+        phone = f"+1 ({area}) 555-01{last_two:02d}" if number % 3 else f"+44 20 7946 0{number % 1000:03d}"
         found.append(
             Person(
                 user_id=f"c-{10_000 + number}",

@@ -50,7 +50,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of what is written: none, gzip, snappy, lz4 or zstd."""
     checkpoint_records: int = 10_000
     """At most so many records are taken in between two checkpoints: bounds memory and what a crash repeats."""
-    checkpoint_seconds: float = 0.25
+    checkpoint_seconds: float = 0.5
     """While records keep coming, a checkpoint begins at the latest after this time."""
     commit_seconds: float = 1.0
     drain_seconds: float = 9.0
