@@ -1,0 +1,228 @@
+"""Profiles are a function of the set of events: whatever the order, the repetition, the partitions and the crashes.
+
+Each test compares what stands on `profiles` with what `stages.recompute` makes of the same events by other code.
+
+Mutations seen red: (below)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic, event_id
+from pipeline.flow.identify import IdentifyLeg
+from pipeline.ports import STATE
+from pipeline.stages.identity_rows import decode_row, token_rank, unpack
+from pipeline.stages.normalize import KINDS
+from pipeline.stages.recompute import recompute
+
+from .identity_world import RULES, MemoryTable, World
+
+START = 1_790_000_000_000
+SEEDS = st.integers(0, 2**32)
+
+
+def token(kind: str, number: int) -> str:
+    return f"{kind}.1.{hashlib.sha256(f'{kind} {number}'.encode()).hexdigest()[:32]}"
+
+
+def events(rng: random.Random, count: int, people: int = 4) -> list[ProtectedEvent]:
+    """Events of a few people who share devices, addresses and telephones, in the order of their raw partitions."""
+    offsets = [0, 0, 0]
+    made = []
+    for _ in range(count):
+        kinds = rng.sample(list(KINDS), rng.choice((1, 1, 2, 2, 3)))
+        tokens = {f"at.{kind}": token(kind, rng.randrange(people)) for kind in kinds}
+        raw = rng.randrange(3)
+        offsets[raw] += rng.choice((1, 1, 1, 4))
+        received = START + rng.randrange(2_000)
+        origin = Origin("events.raw", rng.choice(("", "second")), raw, offsets[raw])
+        made.append(
+            ProtectedEvent(
+                event_id(origin).hex(),
+                origin,
+                rng.choice(("shop", "app", "desk")),
+                "track/1",
+                "track",
+                received - rng.randrange(500),
+                received,
+                f"m-{raw}-{offsets[raw]}",
+                next(tokens[f"at.{kind}"] for kind in KINDS if kind in kinds),
+                rng.choice(("Viewed", "Bought", None)),
+                tokens,
+                {"traits": {rng.choice(("plan", "tier")): rng.choice(("free", "pro", 7, None))}},
+            )
+        )
+    return made
+
+
+def expected(made: Iterable[ProtectedEvent]) -> list[bytes]:
+    return list(recompute((msgspec.json.encode(e) for e in made), RULES))
+
+
+def ran(made: Iterable[ProtectedEvent], partitions: int, rng: random.Random | None = None) -> World:
+    """The events published and worked on; with `rng` by a random schedule with crashes."""
+    world = World(partitions)
+    for event in made:
+        world.publish(event)
+    if rng is not None:
+        world.wander(rng, 80, crash=0.2)
+    world.settle()
+    return world
+
+
+@settings(max_examples=150)
+@given(SEEDS, st.integers(1, 12), st.integers(1, 40))
+def test_any_schedule_with_crashes_comes_to_what_one_pass_computes(seed: int, partitions: int, count: int) -> None:
+    rng = random.Random(seed)
+    made = events(rng, count)
+    world = World(partitions, cached=rng.choice((1, 9, 1_000)))
+    for event in made:
+        world.publish(event)
+    world.wander(rng, 40 + 2 * count, crash=0.2)
+    assert world.profiles() == expected(made)
+
+
+@settings(max_examples=80)
+@given(SEEDS, st.integers(1, 6), st.integers(1, 6))
+def test_order_repetition_and_the_number_of_partitions_are_no_matter(seed: int, first: int, second: int) -> None:
+    rng = random.Random(seed)
+    made = events(rng, 30)
+    again = [*made, *rng.choices(made, k=15)]
+    rng.shuffle(again)
+    one, other = ran(made, first), ran(again, second)
+    assert one.profiles() == other.profiles() == expected(made)
+
+
+@settings(max_examples=60)
+@given(SEEDS)
+def test_an_id_that_was_ever_announced_leads_to_a_profile(seed: int) -> None:
+    rng = random.Random(seed)
+    made = events(rng, 30)
+    world = ran(made, 3, rng)
+    live = {msgspec.json.decode(p)["profile_id"] for p in world.profiles()}
+    merged = world.merged()
+    for ident in world.latest():
+        for _ in range(len(merged) + 1):
+            if ident in live:
+                break
+            ident = merged[ident]
+        assert ident in live
+
+
+@settings(max_examples=60)
+@given(SEEDS, st.integers(1, 5))
+def test_pointers_lead_to_the_smallest_token_of_the_cluster_and_never_in_a_circle(seed: int, partitions: int) -> None:
+    rng = random.Random(seed)
+    made = events(rng, 30)
+    world = ran(made, partitions, rng)
+    rows = {unpack(k): decode_row(v) for w in world.workers for k, v in w.tables["tokens"].rows.items()}
+    clusters = [sorted(t for ts in p["tokens"].values() for t in ts) for p in map(msgspec.json.decode, expected(made))]
+    for tokens in clusters:
+        smallest = min(tokens, key=token_rank)
+        for at in tokens:
+            for _ in range(len(tokens)):
+                if not rows[at].parent:
+                    break
+                at = unpack(rows[at].parent)
+            assert at == smallest
+
+
+def test_each_event_leaves_with_the_id_of_its_profile_and_nothing_else_changed() -> None:
+    made = events(random.Random(5), 40)
+    world = ran(made, 4)
+    resolved = list(world.records(Topic.RESOLVED))
+    assert len(resolved) == len(made)
+    originals = {e.event_id: msgspec.json.encode(e) for e in made}
+    for record in resolved:
+        assert record.key is not None
+        assert record.value is not None
+        found = msgspec.json.decode(record.value)
+        assert found["profile_id"] == record.key.decode()
+        assert record.value == originals[found["event_id"]].replace(b"{", b'{"profile_id":"%b",' % record.key, 1)
+
+
+def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
+    first, second = token("email", 1), token("email", 2)
+    user = token("user_id", 1)
+
+    def of(offset: int, *tokens: str) -> ProtectedEvent:
+        origin = Origin("events.raw", "", 0, offset)
+        return ProtectedEvent(
+            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, "m", tokens[0], None,
+            {f"t{i}": t for i, t in enumerate(tokens)},
+        )  # fmt: skip
+
+    world = World(3)
+    for event in (of(1, first), of(2, second)):
+        world.publish(event)
+    world.settle()
+    older, younger = sorted(map(msgspec.json.decode, world.profiles()), key=lambda p: p["tokens"]["email"] != [first])
+    for event in (of(3, user, first), of(4, user, second)):
+        world.publish(event)
+    world.settle()
+    (profile,) = map(msgspec.json.decode, world.profiles())
+    assert profile["profile_id"] == older["profile_id"]
+    assert world.merged()[younger["profile_id"]] == older["profile_id"]
+    assert profile["events"] == {"track": 4}
+
+
+def test_what_is_not_from_the_protect_leg_is_counted_and_harms_nobody() -> None:
+    leg = IdentifyLeg(RULES)
+    part = leg.open(0, {name: MemoryTable() for name in leg.tables})
+    good = events(random.Random(1), 1)[0]
+    value = msgspec.json.encode(good)
+    records = [
+        RawRecord(0, START, b"another key", value),
+        RawRecord(1, START, good.anchor.encode(), value),
+        RawRecord(2, START, None, None),
+        RawRecord(3, START, b"\xff", b"\xff"),
+        RawRecord(4, START, b"x", value.replace(good.anchor.encode(), b"x")),
+    ]
+    part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records))
+    part.on_batch(SourceBatch(Topic.IDENTITY.value, "", 0, [RawRecord(0, START, b"\xff", b"\xc1"), records[2]]))
+    counts = part.drain().counts
+    assert counts[("resolved", "")] == 1
+    assert counts[("undecodable", "")] == 6
+
+
+def test_the_tables_change_after_everything_that_a_replay_would_not_send_again() -> None:
+    leg = IdentifyLeg(RULES)
+    phases = leg.open(0, {name: MemoryTable() for name in leg.tables}).drain().phases
+    assert phases[-1] == STATE
+    assert {topic for phase in phases if isinstance(phase, dict) for topic in phase} == {
+        Topic.PROFILES.value,
+        Topic.RESOLVED.value,
+        Topic.IDENTITY.value,
+    }
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_a_group_joins_nobody(partitions: int) -> None:
+    made = []
+    for i in range(3):
+        origin = Origin("events.raw", "", 0, i)
+        tokens = {"userId": token("user_id", i), "groupId": token("group_id", 1)}
+        made.append(
+            ProtectedEvent(
+                event_id(origin).hex(),
+                origin,
+                "s",
+                "group/1",
+                "group",
+                START,
+                START,
+                "m",
+                tokens["userId"],
+                None,
+                tokens,
+            )
+        )
+    assert len(ran(made, partitions).profiles()) == 3
