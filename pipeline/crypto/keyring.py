@@ -7,7 +7,6 @@ sealed under it, too; the KEK itself is not in it. A destroyed key keeps its lin
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
@@ -183,5 +182,5 @@ def _text(content: bytes) -> str:
 def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise Corrupt("the key ring does not read back as it was written") from None

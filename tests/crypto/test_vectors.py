@@ -1,0 +1,267 @@
+"""Guarantee: docs/crypto.md is enough to make, from keys and values, the very bytes that the project makes.
+
+Each vector of tests/vectors/project.json is computed twice: by the functions below, which were written from the page
+and use hmac, hashlib and `cryptography` alone, and by the project. The published vectors check the primitives.
+
+Mutations seen red: little-endian lengths; the partition in 8 bytes; another domain of commitment, KEK id or profile id;
+the other end of the wrap's or reject's nonce, the path's tag or the token; the largest key id active; another zero in a
+row's key; the ring sorted by version; its AAD without the version; the key file with 0640, made or read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+
+from pipeline.adapters import keyfile
+from pipeline.adapters.memory_table import MemoryTable
+from pipeline.crypto import aead
+from pipeline.crypto.kek import LocalKek, commitment, unwrap_key, wrap_key
+from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from pipeline.crypto.rejects import Original, RejectBox, pack
+from pipeline.crypto.seal import SealPath, SubjectKey
+from pipeline.crypto.subjects import SubjectKeys
+from pipeline.crypto.tokens import Tokenizer, TokenKey
+from pipeline.errors import Misuse
+from pipeline.events import Origin, event_id
+from pipeline.stages.identity_rows import Facts, profile_id, stream
+from pipeline.stages.normalize import normal
+
+TESTS = Path(__file__).parents[1]
+
+
+def read(name: str) -> Any:
+    return json.loads((TESTS / "vectors" / name).read_text(encoding="utf-8"))
+
+
+PROJECT = read("project.json")
+KEYS = PROJECT["keys"]
+KEK = bytes.fromhex(KEYS["kek"])
+SUBJECT = bytes.fromhex(KEYS["subject"])
+SUBJECT_ID = bytes.fromhex(KEYS["subject_key_id"])
+CASE = dict[str, Any]
+
+
+# -- written from the page, without pipeline.crypto ------------------------------------------------------------------
+
+
+def frame(*parts: bytes) -> bytes:
+    return b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+
+
+def mac(key: bytes, *parts: bytes) -> bytes:
+    return hmac.new(key, frame(*parts), hashlib.sha256).digest()
+
+
+def siv(key: bytes, nonce: bytes, plain: bytes, *aad: bytes) -> bytes:
+    assert len(nonce) == 12
+    return AESGCMSIV(key).encrypt(nonce, plain, frame(*aad))
+
+
+def wrapped(plain: bytes, *aad: bytes) -> bytes:
+    nonce = hashlib.sha256(frame(b"sealstream/wrap/1", frame(*aad))).digest()[:12]
+    return b"\x01" + mac(KEK, b"sealstream/kek-id/1")[:8] + siv(KEK, nonce, plain, *aad)
+
+
+def record(key: bytes, key_id: bytes, *aad: bytes) -> bytes:
+    return b"\x01" + mac(key, b"sealstream/commit/1", key_id) + wrapped(key, *aad)
+
+
+def optional(part: bytes | None) -> bytes:
+    return b"\x00" if part is None else b"\x01" + frame(part)
+
+
+def raw(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+# -- event ids -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", PROJECT["event_ids"])
+def test_event_and_profile_ids(v: CASE) -> None:
+    origin = Origin(v["topic"], v["incarnation"], v["partition"], v["offset"])
+    content = frame(b"sealstream/event-id/1", origin.topic.encode(), origin.incarnation.encode())
+    content += origin.partition.to_bytes(4, "big") + origin.offset.to_bytes(8, "big")
+    mine = hashlib.sha256(content).digest()[:16]
+    assert mine.hex() == v["event_id"]
+    assert hashlib.sha256(frame(b"sealstream/profile-id/1", mine)).hexdigest()[:32] == v["profile_id"]
+
+    assert event_id(origin).hex() == v["event_id"]
+    birth = (0, 0, origin.partition, origin.offset)
+    facts = Facts(1, [stream(origin.topic, origin.incarnation)], [birth], 0, 0, {}, [], {})
+    assert profile_id(facts, birth).hex() == v["profile_id"]
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", PROJECT["tokens"])
+def test_tokens(v: CASE) -> None:
+    key = bytes.fromhex(KEYS["token.1"])
+    digest = mac(key, b"sealstream/token/1", v["kind"].encode(), v["value"].encode())[:16]
+    assert f"{v['kind']}.1.{digest.hex()}" == v["token"]
+
+    assert normal(v["kind"], v["sent"]) == v["value"]
+    assert Tokenizer([TokenKey(1, 0, key)]).at(0).maker(v["kind"])(v["value"]) == v["token"]
+
+
+# -- sealed values ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", PROJECT["seals"])
+def test_sealed_values(v: CASE) -> None:
+    event, plain, path = bytes.fromhex(v["event_id"]), v["plain"].encode(), v["path"].encode()
+    nonce = event[:8] + hashlib.sha256(frame(b"sealstream/seal-path/1", path)).digest()[:4]
+    aad = (b"sealstream/seal/1", v["schema"].encode(), path, event, SUBJECT_ID)
+    assert nonce.hex() == v["nonce"]
+    assert (b"\x01" + SUBJECT_ID + siv(SUBJECT, nonce, plain, *aad)).hex() == v["sealed"]
+
+    key, at, sealed = SubjectKey(SUBJECT_ID, SUBJECT), SealPath(v["schema"], v["path"]), bytes.fromhex(v["sealed"])
+    assert key.seal_all(event, [(at, plain)]) == {v["path"]: sealed}
+    assert key.open(at, event, sealed) == plain
+    assert len(sealed) == len(plain) + 25
+
+
+# -- subject keys ----------------------------------------------------------------------------------------------------
+
+
+def test_the_row_of_a_subject_key() -> None:
+    v = PROJECT["subject_key"]
+    subject = v["subject"].encode()
+    aad = (b"sealstream/subject-key/1", subject, SUBJECT_ID)
+    assert mac(KEK, b"sealstream/kek-id/1")[:8].hex() == v["kek_id"]
+    assert mac(SUBJECT, b"sealstream/commit/1", SUBJECT_ID).hex() == v["commitment"]
+    assert (subject + b"\x00" + SUBJECT_ID).hex() == v["row"]
+    assert record(SUBJECT, SUBJECT_ID, *aad).hex() == v["record"]
+
+    kek, row = LocalKek(KEK), bytes.fromhex(v["record"])
+    assert kek.kek_id == v["kek_id"]
+    assert commitment(SUBJECT, SUBJECT_ID).hex() == v["commitment"]
+    assert wrap_key(kek, SUBJECT, SUBJECT_ID, frame(*aad)) == row
+    assert unwrap_key(kek, row, SUBJECT_ID, frame(*aad)) == SUBJECT
+    assert len(row) == 90
+
+    table, given = MemoryTable(), iter([SUBJECT_ID, SUBJECT])
+    SubjectKeys(table, kek, lambda _: next(given)).get(v["subject"])
+    assert dict(table.items()) == {bytes.fromhex(v["row"]): row}
+
+
+@pytest.mark.parametrize("ids", [(b"\x00" * 8, b"\xff" * 8), (b"\xff" * 8, b"\x00" * 8)])
+def test_of_two_keys_of_a_subject_the_smaller_id_is_active_and_both_open(ids: tuple[bytes, bytes]) -> None:
+    kek, subject, rows = LocalKek(KEK), PROJECT["subject_key"]["subject"], MemoryTable()
+    for key_id in ids:
+        one, given = MemoryTable(), iter([key_id, key_id * 4])
+        SubjectKeys(one, kek, lambda _, given=given: next(given)).get(subject)  # type: ignore[misc]
+        for row, content in one.items():
+            rows.put(row, content)
+    keys = SubjectKeys(rows, kek)
+    assert keys.get(subject).key_id == b"\x00" * 8
+    assert all(keys.find(subject, key_id) is not None for key_id in ids)
+    assert len(rows) == 2
+
+
+# -- rejects ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", PROJECT["rejects"])
+def test_rejects(v: CASE) -> None:
+    key, event = bytes.fromhex(KEYS["rejects.1"]), bytes.fromhex(v["event_id"])
+    headers = [(bytes.fromhex(name), raw(value)) for name, value in v["headers"]]
+    content = optional(raw(v["key"])) + optional(raw(v["value"])) + len(headers).to_bytes(4, "big")
+    content += b"".join(frame(name) + optional(value) for name, value in headers)
+    aad = (b"sealstream/reject/1", b"rejects.1", event, v["reason"].encode())
+    assert content.hex() == v["content"]
+    assert (b"\x01" + siv(key, event[:12], content, *aad)).hex() == v["sealed"]
+
+    named = tuple((name.decode("utf-8", "surrogateescape"), value) for name, value in headers)
+    original, box = Original(raw(v["key"]), raw(v["value"]), named), RejectBox(1, key)
+    assert pack(*original).hex() == v["content"]
+    assert box.seal(event, v["reason"], *original).hex() == v["sealed"]
+    assert box.open(event, v["reason"], bytes.fromhex(v["sealed"])) == original
+
+
+# -- the key file ----------------------------------------------------------------------------------------------------
+
+
+def test_the_key_file_is_what_the_page_says() -> None:
+    at = PROJECT["key_file"]["active_from"]
+
+    def line(purpose: str, version: int, state: str, since: int) -> CASE:
+        key_id, content = f"{purpose}.{version}", None
+        if state != "destroyed":
+            aad = (b"sealstream/ring-key/1", purpose.encode(), str(version).encode())
+            content = b64(record(bytes.fromhex(KEYS[key_id]), key_id.encode(), *aad))
+        return {"purpose": purpose, "version": version, "state": state, "active_from": since, "wrapped": content}
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    lines = [
+        line("rejects", 1, "active", at),
+        line("rejects", 2, "destroyed", at + 1),
+        line("token", 1, "active", at),
+    ]
+    digest = hashlib.sha256(frame(b"sealstream/key-ring/1", compact(lines).encode())).digest()
+    seal = b64(wrapped(digest, b"sealstream/key-ring/1", digest))
+    ring = {"format": "sealstream/key-ring/1", "keys": lines, "seal": seal}
+    document = {"format": "sealstream/key-file/1", "kek": b64(KEK), "ring": ring}
+    assert compact(document) + "\n" == PROJECT["key_file"]["content"]
+
+
+def test_the_project_writes_and_reads_that_key_file(tmp_path: Path) -> None:
+    at, content = PROJECT["key_file"]["active_from"], PROJECT["key_file"]["content"].encode()
+    keys = [
+        RingKey(Purpose.TOKEN, 1, KeyState.ACTIVE, at, bytes.fromhex(KEYS["token.1"])),
+        RingKey(Purpose.REJECTS, 2, KeyState.DESTROYED, at + 1, None),
+        RingKey(Purpose.REJECTS, 1, KeyState.ACTIVE, at, bytes.fromhex(KEYS["rejects.1"])),
+    ]
+    path = tmp_path / "made" / "keys.json"
+    keyfile.create(path, KeyRing(LocalKek(KEK), keys))
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert sorted(keyfile.load(path).keys, key=lambda k: k.key_id) == sorted(keys, key=lambda k: k.key_id)
+    path.chmod(0o640)
+    with pytest.raises(Misuse):
+        keyfile.load(path)
+
+
+# -- published vectors, and the page ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", read("rfc8452.json")["vectors"])
+def test_aes_256_gcm_siv_of_rfc_8452(v: CASE) -> None:
+    key, nonce, plain, aad = (bytes.fromhex(v[name]) for name in ("key", "nonce", "plain", "aad"))
+    for cipher in (AESGCMSIV(key), aead.cipher(key)):
+        assert cipher.encrypt(nonce, plain, aad).hex() == v["result"]
+        assert cipher.decrypt(nonce, bytes.fromhex(v["result"]), aad) == plain
+
+
+@pytest.mark.parametrize("v", read("rfc4231.json")["vectors"])
+def test_hmac_sha256_of_rfc_4231(v: CASE) -> None:
+    key, data, size = bytes.fromhex(v["key"]), bytes.fromhex(v["data"]), len(v["mac"])
+    assert hmac.new(key, data, hashlib.sha256).hexdigest()[:size] == v["mac"]
+    assert hmac.digest(key, data, "sha256").hex()[:size] == v["mac"]
+
+
+def test_the_page_shows_these_vectors() -> None:
+    page = re.sub(r"[\s|]+", "", (TESTS.parent / "docs" / "crypto.md").read_text(encoding="utf-8"))
+    event, token, seal, reject = (PROJECT[k][0] for k in ("event_ids", "tokens", "seals", "rejects"))
+    row = PROJECT["subject_key"]
+    shown = [event["event_id"], event["profile_id"], token["token"], seal["nonce"], seal["sealed"]]
+    shown += [row["kek_id"], row["commitment"], row["record"], reject["content"], reject["sealed"]]
+    assert [s for s in shown if s not in page] == []
