@@ -80,6 +80,7 @@ class Resolver:
         self._changed: dict[str, Row] = {}  # anything else changed
         self._touched: dict[str, None] = {}  # roots whose profile is to be announced
         self._messages: list[Out] = []
+        self._announced: set[str] = set()  # roots, in this life
         self.now = 0
         """The latest record time taken in (ms ≥ 0): the timestamp of what is sent."""
 
@@ -192,8 +193,12 @@ class Resolver:
         if not row.parent:  # a crash has taken back what made it a pointer
             self._give_up(token, row, root)
         elif (parent := unpack(row.parent)) != root:
-            if token_rank(parent) < token_rank(root):
-                return  # from a former root
+            # Mostly one of them is a former root. But after a crash they may be roots that each hold this token's
+            # evidence and do not know of each other, and this pointer may be all that joins them.
+            first, second = sorted((parent, root), key=token_rank)
+            self._send(second, Union(first))
+            if first == parent:
+                return
             row.parent = pack(root)
             self._changed[token] = row
         if row.profile != message.profile:
@@ -254,12 +259,16 @@ class Resolver:
         if cluster.tokens is None:
             cluster.tokens = tokens_json((root, *cluster.members))
         now = self.now
-        if ident != row.profile:
+        other = ident != row.profile
+        if other:
             row.profile = ident
             self._changed[root] = row
+            cluster.untold.update(cluster.members)
+        if other or root not in self._announced:
+            # The life before may have announced it under another id, and a crash have taken that back here.
+            self._announced.add(root)
             cluster.mentioned.update(cluster.facts)
             cluster.mentioned.add(root)
-            cluster.untold.update(cluster.members)
         if cluster.mentioned:
             self._renounce(root, row, cluster, profiles)
         profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, facts), now))
@@ -294,6 +303,8 @@ class Resolver:
 
     def trim(self, most: int) -> None:
         """Forget decoded rows and clusters beyond `most` of each, those first that came first; only after `flush`."""
+        if len(self._announced) > 4 * most:
+            self._announced.clear()  # the others are renounced once more then
         for cached in (self.rows, self.clusters):
             for token in list(islice(cached, max(0, len(cached) - most))):
                 del cached[token]

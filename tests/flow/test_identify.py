@@ -90,6 +90,18 @@ def test_any_schedule_with_crashes_comes_to_what_one_pass_computes(seed: int, pa
     assert world.profiles() == expected(made)
 
 
+@pytest.mark.parametrize(("seed", "count"), [(3505, 8), (144, 30)])
+def test_schedules_that_once_failed(seed: int, count: int) -> None:
+    """A pointer that alone joined two roots was bent; an id was announced by a life that a crash took back."""
+    rng = random.Random(seed)
+    made = events(rng, count, people=3)
+    world = World(4, cached=1_000)
+    for event in made:
+        world.publish(event)
+    world.wander(rng, 60 if count == 8 else 300, crash=0.3)
+    assert world.profiles() == expected(made)
+
+
 @settings(max_examples=80)
 @given(SEEDS, st.integers(1, 6), st.integers(1, 6))
 def test_order_repetition_and_the_number_of_partitions_are_no_matter(seed: int, first: int, second: int) -> None:
