@@ -18,7 +18,7 @@ from ..crypto.keyring import KeyRing
 from ..crypto.rejects import Original, RejectBox
 from ..crypto.seal import SealBroken
 from ..errors import Misuse
-from ..events import Origin, Topic
+from ..events import Origin, Topic, event_id
 from ..outcomes import Reason, RejectedRecord
 
 REPLAYED_FROM = "replayed-from"
@@ -117,7 +117,8 @@ class Replay:
         box = self._boxes.get(rejected.key_id)
         if box is None:
             box = self._boxes[rejected.key_id] = self._ring.reject_box_of(rejected.key_id)
-        return box.open(bytes.fromhex(rejected.event_id), rejected.reason.value, rejected.sealed)
+        # the id that follows from the origin, not the one that stands there: so the origin is authenticated as well
+        return box.open(event_id(rejected.origin), rejected.reason.value, rejected.sealed)
 
 
 def again(original: Original, origin: Origin) -> Original:
