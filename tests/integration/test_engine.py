@@ -170,6 +170,22 @@ def test_two_workers_share_and_a_killed_one_is_replaced(stage: Stage) -> None:
     stage.check()
 
 
+def test_a_rebalance_between_two_healthy_workers_repeats_nothing(stage: Stage) -> None:
+    """What was taken in is drained and committed before a partition is let go."""
+    stage.send(20_000)
+    first = stage.worker()
+    with ending(first):
+        wait_for(lambda: stage.committed() > 0, 60, "the first works")
+        second = stage.worker()
+        with ending(second):
+            while not second.up:
+                stage.send(3_000, pause=0.05)
+            stage.send(3_000)
+            wait_for(stage.all_committed, 60, "all is committed")
+            assert [first.terminate(), second.terminate()] == [0, 0], first.log + second.log
+    assert set(stage.check().values()) == {1}
+
+
 def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(stage: Stage) -> None:
     stage.send(3_000)
     raises = stage.worker("--raise-at", "400")
