@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 
@@ -121,6 +121,10 @@ def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int
     try:
         found = consumer.committed([TopicPartition(t, p) for t in topics for p in range(partitions)], timeout=30)
         return {(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+    except KafkaException as error:
+        if error.args[0].name() in ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE"):  # nobody has joined the group yet
+            return {}
+        raise
     finally:
         consumer.close()
 
