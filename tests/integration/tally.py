@@ -3,8 +3,9 @@
 `python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
-written), `settled` (both durable, nothing acknowledged), `recovery`. At the first two it waits a moment before, in
-which commits go on: whatever was acknowledged too early is then on record.
+written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
+`recovery`. At the first three it waits a moment before, in which commits go on: whatever was acknowledged too early is
+then on record.
 """
 
 from __future__ import annotations
@@ -82,28 +83,37 @@ class TallyLeg:
         return TallyPart(tables[TABLE], self._raise_at)
 
 
-POINTS: dict[str, tuple[Any, str]] = {
-    "output": (Output, "write"),
-    "changelog": (engine.LegEngine, "_write_state"),
-    "settled": (OffsetBook, "settle"),
-    "recovery": (ChangelogTable, "apply_changelog_batch"),
+def always(*_: Any) -> bool:
+    return True
+
+
+def of_a_changelog(batches: Any) -> bool:
+    return any(topic.endswith("-changelog") for topic, _, _ in batches)
+
+
+POINTS: dict[str, tuple[Any, str, Any]] = {
+    "output": (Output, "write", always),
+    "changelog": (engine.LegEngine, "_write_state", always),
+    "rows": (Output, "write_to", of_a_changelog),
+    "settled": (OffsetBook, "settle", always),
+    "recovery": (ChangelogTable, "apply_changelog_batch", always),
 }
 
 
 def die_at(point: str, nth: int) -> None:
-    owner, name = POINTS[point]
+    owner, name, counts = POINTS[point]
     inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def before(self: Any, *args: Any) -> Any:
-        if next(left) == 0:
+        if counts(*args) and next(left) == 0:
             die()
         return inner(self, *args)
 
     async def soon_before(self: Any, *args: Any) -> Any:
-        if next(left) == 0:
+        if counts(*args) and next(left) == 0:
             await asyncio.sleep(0.5)
             die()
         return await inner(self, *args)

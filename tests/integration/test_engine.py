@@ -123,7 +123,7 @@ def test_sigterm_drains_commits_and_ends_with_zero(stage: Stage) -> None:
     assert set(stage.check().values()) == {1}, "a clean stop repeats nothing"
 
 
-@pytest.mark.parametrize("point", ["output:3", "changelog:3", "settled:4"])
+@pytest.mark.parametrize("point", ["output:3", "changelog:3", "rows:3", "settled:4"])
 def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str) -> None:
     stage.send(12_000)
     dies = stage.worker("--die", point)
