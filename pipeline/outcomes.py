@@ -67,7 +67,11 @@ class Split(msgspec.Struct, Generic[T], frozen=True):
 
 
 class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record of `events.rejected`, keyed by its origin. `sealed` gives back key, value and headers to `replay`."""
+    """A record of `events.rejected`, keyed by its origin. `sealed` gives back key, value and headers to `replay`.
+
+    `kept` false: even compressed the original is larger than a record may be; it stands in `events.raw` alone, for as
+    long as that keeps it.
+    """
 
     event_id: str
     origin: Origin
@@ -80,3 +84,4 @@ class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""
     rule: str = ""
     schema: str = ""
+    kept: bool = True

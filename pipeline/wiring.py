@@ -97,7 +97,8 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
             **admin_config(config.bootstrap(), config.security()),
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
-            "message.max.bytes": 16 << 20,
+            "compression.type": "zstd",  # what was large may have come compressed
+            "message.max.bytes": 128 << 20,
         }
     )
 
@@ -113,7 +114,7 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
                     record.value,
                     record.key,
                     headers=[(name, value) for name, value in record.headers],
-                    timestamp=max(0, timestamp),
+                    timestamp=max(1, timestamp),  # 0 would be "now"
                     on_delivery=told,
                 )
                 break

@@ -105,7 +105,11 @@ class Replay:
             rejected = msgspec.json.decode(found.value or b"", type=RejectedRecord)
             if self._reasons and rejected.reason not in self._reasons:
                 return True
+            if not rejected.kept:
+                self.unopened += 1
+                return True
             original = self._open(rejected)
+            _sendable(original)
         except (msgspec.DecodeError, SealBroken, ValueError):
             self.unopened += 1
             return True
@@ -119,6 +123,14 @@ class Replay:
             box = self._boxes[rejected.key_id] = self._ring.reject_box_of(rejected.key_id)
         # the id that follows from the origin, not the one that stands there: so the origin is authenticated as well
         return box.open(event_id(rejected.origin), rejected.reason.value, rejected.sealed)
+
+
+def _sendable(original: Original) -> None:
+    """`ValueError` for header names that the Kafka client (librdkafka) cannot send: not UTF-8, or with a NUL."""
+    for name, _ in original.headers:
+        if "\0" in name:
+            raise ValueError("NUL")
+        name.encode()
 
 
 def again(original: Original, origin: Origin) -> Original:
@@ -171,7 +183,8 @@ def _tell(run: Replay, dry_run: bool, as_json: bool) -> None:
     for reason, count in sent.items():
         click.echo(f"  {count:>8}  {reason}")
     if run.unopened:
-        click.echo(f"{run.unopened} did not open: damaged, or sealed under other keys", err=True)
+        why = "damaged, sealed under other keys, too large to be kept, or with header names that no client can send"
+        click.echo(f"{run.unopened} were left out: {why}", err=True)
     if run.next and not dry_run:
         options = " ".join(f"--since-offset {p}:{o}" for p, o in sorted(run.next.items()))
         click.echo(f"next time go on with: {options}", err=True)

@@ -2,6 +2,8 @@
 
 Sealed bytes: 0x01 ‖ AES-256-GCM-SIV ciphertext ‖ tag. Nonce = event_id[:12];
 AAD = frame("sealstream/reject/1", key_id, event_id, reason). Deterministic: a replayed batch rejects to equal bytes.
+Content over 1 MiB is compressed first (zlib, RFC 1950), and the format is 0x02, in the AAD "sealstream/reject/2": what
+was small only while the producer had it compressed must fit into a record once more.
 Content, injective: optional(key) ‖ optional(value) ‖ number of headers (4) ‖ per header frame(name) ‖ optional(value),
 where optional(x) is 0x00 for none and 0x01 ‖ frame(x) otherwise. Lengths are 4 bytes big-endian. Names are the bytes
 that were sent: what was not UTF-8 of them stands in a Python string as surrogate escapes (PEP 383).
@@ -9,6 +11,7 @@ that were sent: what was not UTF-8 of them stands in a Python string as surrogat
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +19,10 @@ from ..events import frame
 from .aead import NONCE_BYTES, TAG_BYTES, InvalidTag, cipher
 from .seal import EVENT_ID_BYTES, SealBroken
 
-FORMAT = b"\x01"
+PLAIN, DEFLATED = b"\x01", b"\x02"
+_DOMAINS = {PLAIN: b"sealstream/reject/1", DEFLATED: b"sealstream/reject/2"}
+PLAIN_BYTES = 1 << 20
+"""Longer content is compressed."""
 
 
 class Original(NamedTuple):
@@ -54,19 +60,24 @@ class RejectBox:
         """Return the sealed record (event id 16 bytes). 5 µs for a 560-byte value, 10 MB work as well."""
         if len(event_id) != EVENT_ID_BYTES:
             raise ValueError("an event id has 16 bytes")
-        aad = frame(b"sealstream/reject/1", self._key_id, event_id, reason.encode())
-        return FORMAT + self._cipher.encrypt(event_id[:NONCE_BYTES], pack(key, value, headers), aad)
+        form, content = PLAIN, pack(key, value, headers)
+        if len(content) > PLAIN_BYTES:
+            form, content = DEFLATED, zlib.compress(content)
+        return form + self._cipher.encrypt(event_id[:NONCE_BYTES], content, self._aad(form, event_id, reason))
 
     def open(self, event_id: bytes, reason: str, sealed: bytes) -> Original:
         """Return what was sent, or raise `SealBroken`."""
-        if len(event_id) != EVENT_ID_BYTES or len(sealed) < len(FORMAT) + TAG_BYTES or not sealed.startswith(FORMAT):
+        form = sealed[:1]
+        if len(event_id) != EVENT_ID_BYTES or len(sealed) < len(form) + TAG_BYTES or form not in _DOMAINS:
             raise SealBroken
-        aad = frame(b"sealstream/reject/1", self._key_id, event_id, reason.encode())
         try:
-            content = self._cipher.decrypt(event_id[:NONCE_BYTES], sealed[len(FORMAT) :], aad)
+            content = self._cipher.decrypt(event_id[:NONCE_BYTES], sealed[1:], self._aad(form, event_id, reason))
         except InvalidTag:
             raise SealBroken from None
-        return unpack(content)
+        return unpack(content if form == PLAIN else zlib.decompress(content))
+
+    def _aad(self, form: bytes, event_id: bytes, reason: str) -> bytes:
+        return frame(_DOMAINS[form], self._key_id, event_id, reason.encode())
 
 
 def pack(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:

@@ -84,7 +84,7 @@ class _Partition:
 
     def drain(self) -> Effects:
         encode, size = self._encode, self._config.window_ms
-        messages = [Out(p.watched.encode(), encode(p), (p.window + 1) * size) for p in self._measure.close()]
+        messages = [Out(p.watched.encode(), encode(p), p.window * size) for p in self._measure.close()]
         messages += self._progress()
         self._measure.save()
         self._gather.judge()

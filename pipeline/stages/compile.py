@@ -23,6 +23,7 @@ from .schema import EXTRA, EventSchema, Field, Type
 _INT32 = msgspec.Meta(ge=-(2**31), le=2**31 - 1)
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
 _YEARS_1_TO_9999 = msgspec.Meta(ge=-62_135_596_800_000, le=253_402_300_799_999)
+_SIGNS = re.compile(r"[.\[\\]")
 NAME_CHARS = 256
 """`messageId` and `event` are kept in clear and used as keys: bounded."""
 
@@ -47,13 +48,18 @@ class Shape:
     json: bool = False
 
     def split(self, value: Any, path: str, extra: dict[str, Any]) -> Any:
-        """Return `value` with the names that are known; put the others into `extra` by their path."""
+        """Return `value` with the names that are known; put the others into `extra` by their path.
+
+        A `.`, `[` or `\\` in a name that is not known has a `\\` before it, so that no two have the same path.
+        """
         if isinstance(value, dict):
             if self.fields is not None:
                 known = {}
                 for name, inner in value.items():
-                    at = f"{path}.{name}" if path else name
                     shape = self.fields.get(name)
+                    if shape is None:
+                        name = _SIGNS.sub(r"\\\g<0>", name)
+                    at = f"{path}.{name}" if path else name
                     if shape is None:
                         extra[at] = inner
                     else:

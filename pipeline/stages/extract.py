@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..crypto.seal import SealPath
-from .normalize import KINDS
+from .normalize import KINDS, MAX_CHARS
 from .schema import EventSchema, Field, Protect
 
 Secret = tuple[SealPath, bytes]
@@ -78,7 +78,7 @@ class _Writer:
             token = f"t{len(self.tokens)}"
             self.tokens.append((_RANK[f.identifier], token))
             yield "    if v:"
-            yield f"        {token} = makers[{f.identifier!r}](v)"
+            yield f"        {token} = makers[{f.identifier!r}](v) if len(v) <= {MAX_CHARS} else None"  # makers remember
             yield f"        if {token} is None:"
             yield f"            unusable[{f.identifier!r}] += 1"
             if not f.protect.seals:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from ..errors import Misuse
-from .compile import CompiledSchema, compile_schema
+from .compile import NAME_CHARS, CompiledSchema, compile_schema
 from .schema import TYPES, EventSchema, incompatible
 
 _WORDS = re.compile(r"[\W_]+")
@@ -56,6 +56,6 @@ class Registry:
             found = self._seen[event]
         except KeyError:
             found = self._named.get(plain_name(event))
-            if len(self._seen) < 10_000:
+            if len(self._seen) < 10_000 and len(event) <= NAME_CHARS:
                 self._seen[event] = found
         return found or self.generic.get("track")

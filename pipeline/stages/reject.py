@@ -16,6 +16,9 @@ from ..outcomes import Rejected, RejectedRecord
 from ..ports import Out
 from .decode import NO_SOURCE, Failure, _source
 
+KEPT_BYTES = 13_000_000
+"""Of a sealed original; in base64, with the rest of its record, it is below the limit of `events.rejected`, 17 MiB."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -29,6 +32,8 @@ def reject(
 def _record(r: Rejected, ids: EventIds, origin: Origin, box: RejectBox) -> Out:
     record = r.record
     event_id = ids.of(record.offset)
+    sealed = box.seal(event_id, r.reason.value, record.key, record.value, record.headers)
+    kept = len(sealed) <= KEPT_BYTES
     value = RejectedRecord(
         event_id.hex(),
         origin,
@@ -37,10 +42,11 @@ def _record(r: Rejected, ids: EventIds, origin: Origin, box: RejectBox) -> Out:
         r.reason,
         record.timestamp,
         box.key_id,
-        box.seal(event_id, r.reason.value, record.key, record.value, record.headers),
+        sealed if kept else b"",
         r.path,
         r.rule,
         r.schema,
+        kept,
     )
     key = f"{origin.topic}/{origin.incarnation}/{origin.partition}/{origin.offset}"
     return Out(key.encode(), _encode(value), record.timestamp if record.timestamp > 0 else 0)

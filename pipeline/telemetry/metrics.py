@@ -19,7 +19,7 @@ from ..ports import LegState
 
 OTHER = "other"
 MAX_NAMES = 64
-_NAME = re.compile(r"[a-z][a-z_]{0,31}\Z")
+_NAME = re.compile(r"[a-z][a-z_-]{0,31}\Z")
 _SIZES = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REASONS = frozenset(reason.value for reason in Reason)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crypto.rejects import RejectBox, pack, unpack
+from pipeline.crypto.rejects import Original, RejectBox, pack, unpack
 from pipeline.crypto.seal import SealBroken
 
 BOX = RejectBox(1, bytes(range(32)))
@@ -110,3 +110,14 @@ def test_reprs_hold_no_content() -> None:
     original = BOX.open(EVENT, "bad_json", BOX.seal(EVENT, "bad_json", b"canary", b"canary", (("canary", b"canary"),)))
     assert "canary" not in repr(original)
     assert repr(BOX) == "RejectBox('rejects.1')"
+
+
+def test_long_content_is_compressed_and_stays_bound_to_its_form() -> None:
+    value = b"0123456789" * 300_000
+    sealed = BOX.seal(EVENT, "too_large", b"k", value, [("h", b"v")])
+    assert sealed[:1] == b"\x02"
+    assert len(sealed) < len(value) // 50
+    assert BOX.open(EVENT, "too_large", sealed) == Original(b"k", value, (("h", b"v"),))
+    for other in (b"\x01", b"\x00", b"\x03"):
+        with pytest.raises(SealBroken):
+            BOX.open(EVENT, "too_large", other + sealed[1:])

@@ -2,7 +2,8 @@
 
 Each test compares what stands on `profiles` with what `stages.recompute` makes of the same events by other code.
 
-Mutations seen red: (below)
+Mutations seen red: an origin counts twice; the last event to arrive writes a trait; a merge ships no evidence; the
+state before the messages; evidence is not handed on; a bent pointer joins nobody; a lost life's ids stay announced.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The protect leg in memory: every record comes out once, on one side, in the same bytes each time.
 
-Mutations seen red: (below)
+Mutations seen red: a random nonce in a seal; the outputs before the key's changelog; rejects dropped; a token's field
+stays in the event; what the schema does not name is lost; the weakest identifier is the anchor; a reject sealed without
+its headers; tokens without their kind.
 """
 
 from __future__ import annotations
@@ -262,3 +264,11 @@ def test_values_do_not_show_in_reprs() -> None:
     leg = Leg()
     for thing in (record, leg.leg.tokens, leg.leg.box, leg.leg.ring):
         assert CANARY not in repr(thing)
+
+
+def test_an_original_that_no_record_can_hold_is_rejected_without_it_and_marked() -> None:
+    leg = Leg()
+    value = random.Random(1).randbytes(14_000_000)
+    _, rejected = leg.run([RawRecord(0, RECEIVED, b"k", value)])
+    found = msgspec.json.decode(rejected[0], type=RejectedRecord)
+    assert (found.reason, found.kept, found.sealed) == ("too_large", False, b"")

@@ -1,6 +1,7 @@
 """The watch leg as a whole: what is counted, when it is judged, what is told.
 
-Mutations seen red: (filled in below)
+Mutations seen red: alerts before the state; partials add up instead of merging; an outbox is not sent again; an idle
+sender holds windows up.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.events import AlertStatus
+from pipeline.events import AlertStatus, RawRecord
 from pipeline.flow.watch import WatchConfig, WatchLeg
 from pipeline.ports import STATE
+from pipeline.stages.gather import Gather
 from pipeline.stages.score import FeatureRow, Kind, RobustScorer, Tail
-from pipeline.stages.watch_rows import KeyRow
+from pipeline.stages.watch_rows import KeyRow, Partial, Progress
 
-from .watch_world import CANARY, START, Crash, World
+from .watch_world import CANARY, START, Crash, DictTable, World
 
 MINUTE = 60_000
 SCHEMAS = ("order_completed/1", "track/1", "page/1")
@@ -278,3 +280,20 @@ def test_each_question_is_about_rate_and_share_of_one_key() -> None:
     demo(world, three_hours()[:2_000], per_tick=500)
     assert kinds[::2] == [Kind.RATE] * (len(kinds) // 2)
     assert kinds[1::2] == [Kind.REJECT_SHARE] * (len(kinds) // 2)
+
+
+def test_a_sender_that_is_idle_holds_up_no_window() -> None:
+    config = WatchConfig(partitions=2)
+    gather = Gather(config, DictTable(), RobustScorer(config))
+    size = config.window_ms
+    messages = [
+        Partial("source=shop", size, 1, 0, accepted=5),
+        Progress(size, 0, until=9),
+        Progress(size, 1, until=1, idle=True),
+    ]
+    gather.fold([RawRecord(i, START, b"k", msgspec.json.encode(m)) for i, m in enumerate(messages)])
+    gather.tick(START, True)
+    gather.judge()
+    gather.save()
+    gather.fold([RawRecord(9, START, b"k", msgspec.json.encode(messages[0]))])
+    assert gather.counts[("late", "partial")] == 1, "the window was judged"

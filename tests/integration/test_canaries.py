@@ -1,6 +1,6 @@
 """No personal value in what a worker tells of itself: its log, its metrics, its health pages, its arguments.
 
-Mutations seen red: (below)
+Mutations seen red: a log line with the rejected value.
 """
 
 from __future__ import annotations

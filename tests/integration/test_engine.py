@@ -1,6 +1,7 @@
 """The engine's guarantees, on a real broker, with the smallest leg that shows them (`tally`).
 
-Mutations seen red: (filled in below)
+Mutations seen red: acknowledged before the output is durable; a changelog write that is not awaited; an exception that
+counts as acknowledged; commits one too many; no drain at SIGTERM; no drain at a rebalance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The pipeline end to end on a real broker, by what stands on the topics.
 
-Mutations seen red: (below)
+Mutations seen red: batches of an old generation are taken.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The life of an episode: trigger, update, resolve.
 
-Mutations seen red: (see below)
+Mutations seen red: alarmed windows go into the past; no hysteresis; a jump tells out of order; a silence never
+resolves.
 """
 
 from __future__ import annotations
@@ -259,3 +260,9 @@ def test_the_score_is_bounded_and_grows_with_the_surprise(a: int, b: int) -> Non
 
 def _plain(alerts: Sequence[tuple[int, Alert]]) -> list[tuple[int, bytes]]:
     return [(at, msgspec.json.encode(alert)) for at, alert in alerts]
+
+
+def test_an_episode_goes_on_below_what_would_have_begun_it() -> None:
+    key = Key().see(*usual(60)).see(2_000, 150, 150)
+    assert key.told() == [("trigger", "rate", 60), ("update", "rate", 61)]
+    assert key.see(100, 100).told()[-1] == ("resolve", "rate", 64)

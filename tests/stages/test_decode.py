@@ -277,3 +277,14 @@ def test_all_that_a_public_sdk_sends_is_protected() -> None:
     split = decode([RawRecord(i, RECEIVED, None, v) for i, v in enumerate(values)], registry(), 1 << 20)
     assert len(values) == 80
     assert not split.rejected
+
+
+def test_names_that_would_give_the_same_path_are_kept_apart() -> None:
+    body = event(context={"weather": 1})
+    found, _ = one(json.dumps({**body, "context.weather": 2, "context\\.weather": 3, "a[0]": 4}).encode())
+    assert found.extra == {
+        "context.weather": 1,
+        "context\\.weather": 2,
+        "context\\\\\\.weather": 3,
+        "a\\[0]": 4,
+    }

@@ -1,6 +1,6 @@
 """What is kept of a token's events is a function of their set, within its bounds.
 
-Mutations seen red: (below)
+Mutations seen red: an origin counts twice; the last event to arrive writes a trait.
 """
 
 from __future__ import annotations

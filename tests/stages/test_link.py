@@ -1,7 +1,4 @@
-"""The rules of identity: read as they are written, and refused with the key that is wrong.
-
-Mutations seen red: (below)
-"""
+"""The rules of identity: read as they are written, and refused with the key that is wrong."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Counting: each origin once, in the window of its record time, and windows that close when all have passed them.
 
-Mutations seen red: (see below)
+Mutations seen red: an origin is counted twice; windows go by arrival; the future is counted; marks are not saved.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far out a window lies.
 
-Mutations seen red: (see below)
+Mutations seen red: the mean instead of the median; no doubt while the past is short; no warm-up.
 """
 
 from __future__ import annotations
@@ -129,3 +129,10 @@ def test_surprise_is_the_two_sided_gaussian_tail() -> None:
     assert surprise(6) == pytest.approx(8.7, abs=0.05)
     assert surprise(-10) == pytest.approx(22.8, abs=0.05)
     assert surprise(29.99) == pytest.approx(surprise(30.01), abs=0.4)
+
+
+def test_a_short_past_is_doubted() -> None:
+    short, long = (rate(200, *([95, 100, 105] * n)) for n in (7, 40))
+    assert short is not None
+    assert long is not None
+    assert 0 < short.z < long.z

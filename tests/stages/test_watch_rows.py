@@ -1,6 +1,6 @@
 """Names in watched keys, and where messages go.
 
-Mutations seen red: (see the end of the session)
+Mutations seen red: separators are not escaped; a long name is cut without a hash.
 """
 
 from __future__ import annotations
@@ -53,3 +53,7 @@ def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, int]) -> N
 def test_a_short_history_shortens_the_warm_up() -> None:
     assert WatchConfig(partitions=1, history_windows=8).needed == 8
     assert WatchConfig(partitions=1).needed == 20
+
+
+def test_long_names_that_begin_alike_stay_apart() -> None:
+    assert len({shown("x" * 200 + end) for end in "abc"}) == 3
