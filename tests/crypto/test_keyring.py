@@ -1,0 +1,361 @@
+"""Guarantee: a ring reads back from its document as it was; any changed byte, cut or other KEK is Corrupt.
+
+Mutations seen red: the seal not unwrapped, or not compared with the digest; `binascii.Error` for `ValueError` in
+`_bytes`; a key's AAD without purpose and version; destroyed keys without a line; the lowest active rejects key;
+decrypt-only keys unusable.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.crypto.kek import LocalKek, wrap_key
+from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from pipeline.errors import Corrupt, Misuse
+from pipeline.events import frame
+
+ACTIVE, DECRYPT_ONLY, DESTROYED = KeyState.ACTIVE, KeyState.DECRYPT_ONLY, KeyState.DESTROYED
+TOKEN, REJECTS = Purpose.TOKEN, Purpose.REJECTS
+KEK = LocalKek(bytes(range(32)))
+EVENT = bytes(range(16))
+
+
+def ring_key(purpose: Purpose, version: int, state: KeyState = ACTIVE, since: int | None = None) -> RingKey:
+    """A key that is a function of purpose and version."""
+    key = None if state is DESTROYED else hashlib.sha256(f"{purpose}.{version}".encode()).digest()
+    return RingKey(purpose, version, state, version * 1_000 if since is None else since, key)
+
+
+def ring(*keys: RingKey) -> KeyRing:
+    return KeyRing(KEK, keys)
+
+
+RING = ring(
+    ring_key(TOKEN, 1, DESTROYED),
+    ring_key(TOKEN, 2, DECRYPT_ONLY),
+    ring_key(TOKEN, 3),
+    ring_key(REJECTS, 1, DECRYPT_ONLY),
+    ring_key(REJECTS, 2),
+)
+DOCUMENT = RING.to_document()
+RINGS = st.lists(
+    st.builds(
+        ring_key,
+        st.sampled_from(Purpose),
+        st.integers(1, 10**6),
+        st.sampled_from(KeyState),
+        st.integers(-(2**62), 2**62),
+    ),
+    max_size=6,
+    unique_by=lambda key: key.key_id,
+).map(lambda keys: ring(*keys))
+
+
+def read_back(document: bytes) -> KeyRing:
+    return KeyRing.from_document(document, KEK)
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def resealed(keys: list[dict[str, Any]], format: str = "sealstream/key-ring/1") -> bytes:
+    """A document of `keys` as somebody writes it who has the KEK."""
+    digest = hashlib.sha256(frame(b"sealstream/key-ring/1", compact(keys))).digest()
+    seal = base64.b64encode(KEK.wrap(digest, frame(b"sealstream/key-ring/1", digest))).decode()
+    return compact({"format": format, "keys": keys, "seal": seal})
+
+
+# -- the document ----------------------------------------------------------------------------------------------------
+
+
+@given(RINGS)
+def test_a_ring_reads_back_from_its_document_as_it_was(original: KeyRing) -> None:
+    document = original.to_document()
+    again = read_back(document)
+    assert again.keys == original.keys
+    assert again.to_document() == document
+    assert again.kek is KEK
+
+
+@given(RINGS, st.randoms(use_true_random=False))
+def test_the_order_in_which_keys_are_given_does_not_matter(original: KeyRing, random: Any) -> None:
+    keys = list(original.keys)
+    random.shuffle(keys)
+    shuffled = ring(*keys)
+    assert shuffled.to_document() == original.to_document()
+    assert [(k.purpose, k.version) for k in shuffled.keys] == sorted((k.purpose, k.version) for k in keys)
+
+
+def test_any_single_byte_changed_to_any_other_is_corrupt() -> None:
+    document = bytearray(DOCUMENT)
+    for at, byte in enumerate(DOCUMENT):
+        for other in {byte ^ 1 << bit for bit in range(8)} | {*b'0 ",\\]}A=/+'} - {byte}:
+            document[at] = other
+            with pytest.raises(Corrupt):
+                read_back(bytes(document))
+        document[at] = byte
+
+
+def test_any_cut_is_corrupt() -> None:
+    for at in range(len(DOCUMENT)):
+        with pytest.raises(Corrupt):
+            read_back(DOCUMENT[:at])
+        if at:
+            with pytest.raises(Corrupt):
+                read_back(DOCUMENT[at:])
+        with pytest.raises(Corrupt):
+            read_back(DOCUMENT[:at] + DOCUMENT[at + 1 :])
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_corrupt(content: bytes) -> None:
+    for document in (content, DOCUMENT + b"{" + content, b'{"format":' + content, DOCUMENT[:-3] + content):
+        if document.strip() != DOCUMENT:
+            with pytest.raises(Corrupt):
+                read_back(document)
+
+
+@pytest.mark.parametrize("text", ["é", "!", "A", "AAAA", "\\u00e9", "", "AAAA\\n"])
+@pytest.mark.parametrize("field", ['"seal":"', '"wrapped":"'])
+def test_what_is_no_base64_of_a_key_is_corrupt(field: str, text: str) -> None:
+    start = DOCUMENT.index(field.encode()) + len(field)
+    end = DOCUMENT.index(b'"', start)
+    for document in (
+        DOCUMENT[:start] + text.encode() + DOCUMENT[end:],
+        DOCUMENT[:end] + text.encode() + DOCUMENT[end:],
+    ):
+        if document != DOCUMENT:
+            with pytest.raises(Corrupt):
+                read_back(document)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_another_kek_is_corrupt(key: bytes) -> None:
+    for original in (RING, ring()):
+        if key != KEK.export():
+            with pytest.raises(Corrupt, match="another KEK"):
+                KeyRing.from_document(original.to_document(), LocalKek(key))
+
+
+CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "a line left out": lambda keys: keys.pop(),
+    "no line at all": lambda keys: keys.clear(),
+    "a line twice": lambda keys: keys.append(keys[0]),
+    "lines in another order": lambda keys: keys.reverse(),
+    "a key destroyed": lambda keys: keys[-1].update(state="destroyed", wrapped=None),
+    "a key made active": lambda keys: keys[0].update(state="active"),
+    "a version": lambda keys: keys[-1].update(version=4),
+    "a time": lambda keys: keys[-1].update(active_from=3_001),
+    "a purpose": lambda keys: keys[-1].update(purpose="rejects"),
+    "a huge version": lambda keys: keys[-1].update(version=10**30),
+    "a version that is no integer": lambda keys: keys[-1].update(version=True),
+    "an unknown purpose": lambda keys: keys[-1].update(purpose="master"),
+    "an unknown state": lambda keys: keys[-1].update(state="asleep"),
+    "a field more": lambda keys: keys[-1].update(note="x"),
+    "a field less": lambda keys: keys[-1].pop("wrapped"),
+    "a line of another ring under the KEK": lambda keys: keys.append(
+        json.loads(ring(ring_key(TOKEN, 9)).to_document())["keys"][0]
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_document_that_was_edited_is_corrupt(change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    document = json.loads(DOCUMENT)
+    assert compact(document) == DOCUMENT
+    change(document["keys"])
+    with pytest.raises(Corrupt):
+        read_back(compact(document))
+
+
+def test_a_seal_of_another_ring_is_corrupt() -> None:
+    document = json.loads(DOCUMENT)
+    document["seal"] = json.loads(ring(ring_key(TOKEN, 1)).to_document())["seal"]
+    with pytest.raises(Corrupt):
+        read_back(compact(document))
+
+
+def test_a_field_more_beside_the_keys_is_corrupt() -> None:
+    with pytest.raises(Corrupt):
+        read_back(compact(json.loads(DOCUMENT) | {"note": "x"}))
+
+
+def test_an_edited_document_is_corrupt_even_under_a_provider_that_binds_no_aad() -> None:
+    class Careless:
+        """As good as a KMS whose encryption context was left out."""
+
+        def wrap(self, plain: bytes, aad: bytes) -> bytes:
+            return KEK.wrap(plain, b"")
+
+        def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
+            return KEK.unwrap(wrapped, b"")
+
+    document = json.loads(KeyRing(Careless(), RING.keys).to_document())
+    assert KeyRing.from_document(compact(document), Careless()).keys == RING.keys
+    document["keys"][0]["state"] = "active"
+    with pytest.raises(Corrupt, match="changed after it was written"):
+        KeyRing.from_document(compact(document), Careless())
+
+
+def test_who_has_the_kek_cannot_move_a_key_to_another_line_either() -> None:
+    keys = json.loads(DOCUMENT)["keys"]
+    assert resealed(keys) == DOCUMENT
+    for one, other in [(0, 1), (0, 4), (3, 4)]:
+        moved = [dict(line) for line in keys]
+        moved[one]["wrapped"], moved[other]["wrapped"] = moved[other]["wrapped"], moved[one]["wrapped"]
+        with pytest.raises(Corrupt):
+            read_back(resealed(moved))
+
+
+def test_a_line_whose_key_has_another_commitment_is_corrupt() -> None:
+    keys = json.loads(DOCUMENT)["keys"]
+    aad = frame(b"sealstream/ring-key/1", b"token", b"3")
+    committed, under_the_kek = wrap_key(KEK, b"a" * 32, b"token.3", aad), wrap_key(KEK, b"b" * 32, b"token.3", aad)
+    keys[-1]["wrapped"] = base64.b64encode(committed[:33] + under_the_kek[33:]).decode()
+    with pytest.raises(Corrupt, match="key commitment"):
+        read_back(resealed(keys))
+
+
+def test_a_format_that_is_not_ours_is_corrupt() -> None:
+    with pytest.raises(Corrupt, match="unknown format"):
+        read_back(resealed(json.loads(DOCUMENT)["keys"], "sealstream/key-ring/2"))
+
+
+def test_no_key_is_in_the_document_and_no_content_in_a_message() -> None:
+    secrets = [KEK.export(), *(key.key for key in RING.keys if key.key is not None)]
+    assert len(secrets) == 5
+    for secret in secrets:
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret)[:42]):
+            assert form not in DOCUMENT
+    with pytest.raises(Corrupt) as raised:
+        read_back(DOCUMENT.replace(b'"decrypt-only"', b'"canary"'))
+    assert "canary" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+def test_a_destroyed_key_keeps_its_line_without_a_key() -> None:
+    line = json.loads(DOCUMENT)["keys"][2]
+    assert line == {"purpose": "token", "version": 1, "state": "destroyed", "active_from": 1_000, "wrapped": None}
+    again = read_back(DOCUMENT)
+    assert again.keys[2] == RingKey(TOKEN, 1, DESTROYED, 1_000, None)
+    assert read_back(again.to_document()).keys == RING.keys
+
+
+# -- making a ring ---------------------------------------------------------------------------------------------------
+
+
+def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ() -> None:
+    made = KeyRing.generate(os.urandom, 1_700_000_000_000)
+    assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
+        ("rejects.1", ACTIVE, 1_700_000_000_000),
+        ("token.1", ACTIVE, 1_700_000_000_000),
+    ]
+    kek = made.kek
+    assert isinstance(kek, LocalKek)
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 3
+    assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
+    assert made.tokenizer().at(0).version == 1
+    assert made.reject_box().key_id == "rejects.1"
+
+
+def test_two_keys_of_one_purpose_and_version_are_misuse() -> None:
+    with pytest.raises(Misuse, match="same purpose and version"):
+        ring(ring_key(TOKEN, 1), ring_key(TOKEN, 1, DESTROYED))
+    assert len(ring(ring_key(TOKEN, 1), ring_key(REJECTS, 1)).keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "key", "rule"),
+    [
+        (0, ACTIVE, bytes(32), "start at 1"),
+        (1, ACTIVE, None, "unless it was destroyed"),
+        (1, DECRYPT_ONLY, None, "unless it was destroyed"),
+        (1, DESTROYED, bytes(32), "unless it was destroyed"),
+        (1, ACTIVE, b"C" * 31, "32 bytes"),
+        (1, ACTIVE, b"", "32 bytes"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused(version: int, state: KeyState, key: bytes | None, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule) as raised:
+        RingKey(TOKEN, version, state, 0, key)
+    assert "CCC" not in str(raised.value)
+
+
+def test_nothing_of_a_key_is_in_a_repr() -> None:
+    key = RingKey(TOKEN, 1, ACTIVE, 0, b"K" * 32)
+    assert "KKK" not in repr(key)
+    assert repr(ring(key, ring_key(REJECTS, 1, DESTROYED))) == "KeyRing(rejects.1: destroyed, token.1: active)"
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[], [ring_key(TOKEN, 1, DECRYPT_ONLY)], [ring_key(TOKEN, 1, DESTROYED)], [ring_key(REJECTS, 1)]],
+    ids=["none", "decrypt-only", "destroyed", "only for rejects"],
+)
+def test_without_an_active_token_key_there_is_no_tokenizer(keys: list[RingKey]) -> None:
+    with pytest.raises(Misuse, match="no active token key"):
+        ring(*keys).tokenizer()
+
+
+def test_a_decrypt_only_key_still_makes_the_tokens_of_its_own_period_and_a_destroyed_one_none() -> None:
+    tokenizer = RING.tokenizer()
+    alone = ring(ring_key(TOKEN, 2), ring_key(TOKEN, 3)).tokenizer()
+    assert [tokenizer.at(t).version for t in (0, 1_500, 2_999, 3_000)] == [2, 2, 2, 3]
+    for time in (0, 2_999, 3_000):
+        assert tokenizer.at(time).maker("email")("a@b.example") == alone.at(time).maker("email")("a@b.example")
+
+
+# -- rejects ---------------------------------------------------------------------------------------------------------
+
+
+def test_rejects_are_sealed_with_the_highest_active_key() -> None:
+    keys = [
+        ring_key(REJECTS, 1),
+        ring_key(REJECTS, 2),
+        ring_key(REJECTS, 10, DECRYPT_ONLY),
+        ring_key(REJECTS, 11, DESTROYED),
+    ]
+    assert ring(*keys).reject_box().key_id == "rejects.2"
+    assert ring(*keys, ring_key(REJECTS, 9)).reject_box().key_id == "rejects.9"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[], [ring_key(REJECTS, 1, DECRYPT_ONLY)], [ring_key(REJECTS, 1, DESTROYED)], [ring_key(TOKEN, 1)]],
+    ids=["none", "decrypt-only", "destroyed", "only for tokens"],
+)
+def test_without_an_active_rejects_key_nothing_is_sealed(keys: list[RingKey]) -> None:
+    with pytest.raises(Misuse, match="no active rejects key"):
+        ring(*keys).reject_box()
+
+
+def test_what_a_rejects_key_sealed_opens_by_its_id_also_when_it_is_decrypt_only() -> None:
+    sealed = ring(ring_key(REJECTS, 1)).reject_box().seal(EVENT, "bad_json", b"k", b"v", ())
+    box = RING.reject_box_of("rejects.1")
+    assert box.key_id == "rejects.1"
+    assert box.open(EVENT, "bad_json", sealed).value == b"v"
+    assert RING.reject_box_of("rejects.2").key_id == RING.reject_box().key_id
+
+
+@pytest.mark.parametrize("key_id", ["rejects.3", "token.3", "rejects.01", "rejects.", "", "REJECTS.1", "rejects.1 "])
+def test_a_rejects_key_that_is_not_here_is_misuse(key_id: str) -> None:
+    with pytest.raises(Misuse, match="is not in the key ring, or was destroyed"):
+        RING.reject_box_of(key_id)
+
+
+def test_a_destroyed_rejects_key_opens_nothing() -> None:
+    with pytest.raises(Misuse, match="was destroyed"):
+        ring(ring_key(REJECTS, 1, DESTROYED), ring_key(REJECTS, 2)).reject_box_of("rejects.1")
