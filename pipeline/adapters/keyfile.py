@@ -7,7 +7,6 @@ under it. Only its owner may read it. Back it up apart from the data that it pro
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import stat
 from pathlib import Path
@@ -68,7 +67,7 @@ def load(path: Path) -> KeyRing:
     try:
         read = msgspec.json.decode(content, type=_File)
         kek = base64.b64decode(read.kek, validate=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
+    except (msgspec.DecodeError, RecursionError, ValueError):
         raise Corrupt(_DAMAGED.format(path)) from None
     if read.format != FORMAT or len(kek) != KEY_BYTES:
         raise Corrupt(_DAMAGED.format(path))
@@ -98,7 +97,7 @@ def _read_private(path: Path) -> bytes:
         if path.is_symlink():
             raise Misuse(f"key file {path}: is a symbolic link; give the path of the file itself") from None
         raise Misuse(f"key file {path}: cannot be opened ({e.strerror}); run as its owner") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise Misuse(f"key file {path}: is not a plain file")
@@ -106,7 +105,10 @@ def _read_private(path: Path) -> bytes:
             raise Misuse(f"key file {path}: belongs to another user; run as its owner, or chown it")
         if status.st_mode & 0o077:
             raise Misuse(f"key file {path}: others may use it; run `chmod 600` on it, and ask who has read it")
-        content = file.read(MAX_BYTES + 1)
+        with os.fdopen(os.dup(fd), "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(content) > MAX_BYTES:
         raise Corrupt(_DAMAGED.format(path))
     return content

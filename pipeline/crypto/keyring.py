@@ -126,7 +126,7 @@ class KeyRing:
         """Read `to_document` back; `Corrupt` if anything was changed or cut off, or under another KEK."""
         try:
             read = msgspec.json.decode(document, type=_Document)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise Corrupt("the key ring is not a complete JSON document of this version") from None
         digest = _digest(read.keys)
         if read.format != FORMAT:

@@ -197,7 +197,7 @@ class Gather:
                 alerts += row.outbox
         self._live.clear()
         for _, alert in alerts:
-            self.counts["alert", f"{alert.status} {alert.kind}"] += 1
+            self.counts["alert", f"{alert.status}_{alert.kind}"] += 1
         return alerts
 
     def _load(self) -> None:

@@ -232,7 +232,7 @@ class Measure:
                 break
             total -= sizes[window]
             self.until = max(self.until, window + 1)
-            self.counts["closed early", ""] += 1
+            self.counts["closed_early", ""] += 1
 
     def _partials(self, window: int) -> list[Partial]:
         totals: dict[str, list[int]] = {}

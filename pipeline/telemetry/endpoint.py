@@ -55,6 +55,9 @@ def app(metrics: PrometheusMetrics) -> Wsgi:
         path = environ.get("PATH_INFO", "")
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _answer(start, "405 Method Not Allowed", {"error": "GET only"}, ("Allow", "GET, HEAD"))
+        if environ["REQUEST_METHOD"] == "HEAD":  # the answer of GET without its body
+            serve({**environ, "REQUEST_METHOD": "GET"}, start)
+            return []
         if path == "/metrics":
             return page(environ, start)
         if path == "/healthz":
@@ -78,10 +81,11 @@ def serving(
         yield 0
         return
     host, _, port = listen.rpartition(":")
+    tls = None if cert is None else _tls(cert, key)
     server = _bind(host.strip("[]"), int(port), app(metrics))
-    if cert is not None:
+    if tls is not None:
         # The handshake is left to the request's thread, so that a client that says nothing does not hold up the others.
-        server.socket = _tls(cert, key).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, name="telemetry", daemon=True)
     thread.start()
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -72,8 +72,7 @@ def exceptions(logger: Any, name: str, event: Event) -> Event:
         event["exception"] = describe(info)
         event["frames"] = frames(info.__traceback__)
     for key, value in event.items():
-        if isinstance(value, BaseException):
-            event[key] = describe(value)
+        event[key] = _clean(value)
     return event
 
 
@@ -104,10 +103,27 @@ def _harmless(error: BaseException) -> bool:
 
 
 def _withhold(record: logging.LogRecord) -> bool:
-    """Logging filter: an exception given as an argument of a message, as mode and Faust do, loses its message."""
-    clean: Callable[[Any], Any] = lambda a: describe(a) if isinstance(a, BaseException) else a  # noqa: E731
-    if isinstance(record.args, tuple):
-        record.args = tuple(map(clean, record.args))
-    elif isinstance(record.args, dict):
-        record.args = {key: clean(value) for key, value in record.args.items()}
+    """Logging filter: what may hold a value in a message of a library loses its text.
+
+    Exceptions, wherever they stand in it; asyncio's pictures of tasks and callbacks, with their arguments; a warning's
+    message and the line that caused it.
+    """
+    record.stack_info = None
+    if record.name == "asyncio":
+        record.msg, record.args = "asyncio reports a failure " + WITHHELD, ()
+    elif record.name == "py.warnings" and record.args:
+        place_and_type = str(record.args[0] if isinstance(record.args, tuple) else "").split(": ", 2)[:2]
+        record.msg, record.args = f"{': '.join(place_and_type)} {WITHHELD}", ()
+    else:
+        record.msg = _clean(record.msg)
+        record.args = _clean(record.args)
     return True
+
+
+def _clean(value: Any) -> Any:
+    """Return `value` with every exception in it replaced by its description; what holds none stays itself."""
+    if isinstance(value, BaseException):
+        return describe(value)
+    if isinstance(value, dict):
+        return {key: _clean(inner) for key, inner in value.items()}
+    return type(value)(map(_clean, value)) if type(value) in (list, tuple, set) else value

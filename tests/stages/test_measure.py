@@ -154,7 +154,7 @@ def test_too_many_open_counts_close_the_oldest_windows_early() -> None:
     measure.fold(records(*(event(n, START + n * MINUTE) for n in range(25))), rejected=False)
     closed = run(measure, START + 30 * MINUTE)
     assert [w for w, _, _ in counted(closed)] == list(range(15))
-    assert measure.counts[("closed early", "")] == 15
+    assert measure.counts[("closed_early", "")] == 15
 
 
 def test_sources_beyond_the_cap_are_counted_together_and_known_ones_keep_their_place() -> None:

@@ -7,6 +7,7 @@ kept; old handlers kept.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -332,3 +333,36 @@ def test_an_exc_info_without_an_exception_is_nothing(sink: Sink) -> None:
     ours().error("x", exc_info=True)
     assert len(sink.lines) == 4
     assert not any({"exception", "frames", "exc_info"} & line.keys() for line in sink.lines)
+
+
+def test_what_libraries_say_of_values_loses_its_text(sink: Sink) -> None:
+    """asyncio shows callbacks with their arguments, warnings their message, others an exception within a list."""
+    error = KeyError(CANARY)
+
+    async def nobody_looks() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": f"callback f({CANARY!r})", "exception": error})
+
+    asyncio.run(nobody_looks())
+    theirs().error(error)
+    theirs().error("failed: %r", [error, (error,)])
+    theirs().error("failed: %(why)r", {"why": {"inner": error}})
+    ours().error("failed", errors=[error])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn(CANARY, UserWarning, stacklevel=1)
+    theirs().error("failed", stack_info=True)
+    assert sink.getvalue().count("\n") == 7
+    assert CANARY not in sink.getvalue()
+    assert "KeyError" in sink.getvalue()
+    assert "UserWarning" in sink.getvalue()
+
+
+def test_libraries_that_show_what_they_send_never_log_at_debug() -> None:
+    made = Sink()
+    logs.configure("json", "debug", made)
+    logging.getLogger("aiokafka.conn").debug(CANARY)
+    ours().debug("seen")
+    assert CANARY not in made.getvalue()
+    assert "seen" in made.getvalue()
