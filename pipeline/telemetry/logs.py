@@ -111,9 +111,8 @@ def _withhold(record: logging.LogRecord) -> bool:
     record.stack_info = None
     if record.name == "asyncio":
         record.msg, record.args = "asyncio reports a failure " + WITHHELD, ()
-    elif record.name == "py.warnings" and record.args:
-        place_and_type = str(record.args[0] if isinstance(record.args, tuple) else "").split(": ", 2)[:2]
-        record.msg, record.args = f"{': '.join(place_and_type)} {WITHHELD}", ()
+    elif record.name == "py.warnings":  # "<file>:<line>: <type>: <message>" and a source line
+        record.msg, record.args = f"{': '.join(record.getMessage().split(': ', 2)[:2])} {WITHHELD}", ()
     else:
         record.msg = _clean(record.msg)
         record.args = _clean(record.args)
