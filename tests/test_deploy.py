@@ -2,8 +2,6 @@
 
 docker-compose.yml cannot be started where there is no image registry; its commands are run here one by one instead, on
 the tests' broker.
-
-Mutations seen red:
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
 """Topics are made as DESIGN §3 names them, compared without being altered, and known by their incarnation.
-
-Mutations seen red:
 """
 
 from __future__ import annotations
