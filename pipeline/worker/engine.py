@@ -26,7 +26,7 @@ from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg
 from .book import OffsetBook, TopicPartition
 from .output import Output
-from .tables import ChangelogTable
+from .tables import ChangelogTable, RecoveryEnd
 from .transport import Consumer, Transport
 
 log = structlog.get_logger(__name__)
@@ -143,6 +143,7 @@ class LegEngine:
         }
         for table in self._tables.values():
             app.tables.add(table)
+        app.tables.recovery._signal_recovery_end = RecoveryEnd(app.tables.recovery)
         app.agent(topic, concurrency=1, name=leg.name)(self._agent)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_recovered)

@@ -1,5 +1,4 @@
-"""A broker is found or started in the order of DESIGN §10, and what was started never outlives its starter.
-"""
+"""A broker is found or started in the order of DESIGN §10, and what was started never outlives its starter."""
 
 from __future__ import annotations
 

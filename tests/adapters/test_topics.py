@@ -1,5 +1,4 @@
-"""Topics are made as DESIGN §3 names them, compared without being altered, and known by their incarnation.
-"""
+"""Topics are made as DESIGN §3 names them, compared without being altered, and known by their incarnation."""
 
 from __future__ import annotations
 

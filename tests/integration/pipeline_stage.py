@@ -28,6 +28,7 @@ class Pipeline:
     def __init__(self, bootstrap: str, prefix: str, directory: Path, **env: str) -> None:
         self.bootstrap, self.prefix, self.directory = bootstrap, prefix, directory
         self._made = itertools.count()
+        self._workers: list[Worker] = []
         self._env = {
             "SEALSTREAM_KAFKA": bootstrap,
             "SEALSTREAM_TOPIC_PREFIX": prefix,
@@ -52,11 +53,13 @@ class Pipeline:
     def worker(self, legs: str = "protect,identify,watch", **env: str) -> Worker:
         i = next(self._made)
         state = {"SEALSTREAM_STATE_DIR": str(self.directory / f"state-{i}")}
-        return Worker(
+        made = Worker(
             ["-m", "pipeline", "worker", "--legs", legs],
             self.directory / f"worker-{i}.log",
             {**self._env, **state, **env},
         )
+        self._workers.append(made)
+        return made
 
     def produce(self, events: Iterable[Any]) -> int:
         """Write events that have `key`, `value`, `headers`, `timestamp_ms`; how many."""
@@ -94,7 +97,12 @@ class Pipeline:
         return True
 
     def wait(self, seconds: float = 120) -> None:
-        wait_for(self.caught_up, seconds, "every leg has committed all of its input")
+        try:
+            wait_for(self.caught_up, seconds, "every leg has committed all of its input")
+        except AssertionError as error:
+            for worker in self._workers:
+                error.add_note(f"{worker.log_path.name}, running: {worker.running}\n{worker.log[-3_000:]}")
+            raise
 
     def tables(self) -> dict[str, dict[bytes | None, bytes]]:
         """Each table as its changelog holds it."""
