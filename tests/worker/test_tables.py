@@ -1,15 +1,21 @@
 """A partition's rows and what its changelog must hold.
 
-Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones.
+Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones;
+Faust's own event for the end of recovery; a table takes any record.
 """
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events import RawRecord
-from pipeline.worker.tables import PartitionTable
+from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 OPS = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=2)), max_size=30)
@@ -65,3 +71,54 @@ def test_a_changelog_read_twice_gives_the_same_rows(ops: list[tuple[bytes, bytes
     recovered.recover(log)
     recovered.recover(log)
     assert dict(recovered.items()) == dict(table.items())
+
+
+class Recovery:
+    """Faust's, as far as `RecoveryEnd` asks it."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self.flushed = left, False
+
+    def need_recovery(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def flush_buffers(self) -> None:
+        self.flushed = True
+
+
+async def test_recovery_ends_when_all_is_read_whether_or_not_somebody_said_so() -> None:
+    recovery = Recovery(3)
+    end = RecoveryEnd(recovery)
+    end.set()
+    end.clear()  # as Faust does before anybody waits
+    assert await asyncio.wait_for(end.wait(), 5)
+    assert recovery.left < 0
+    assert recovery.flushed
+
+
+async def test_a_signal_from_an_earlier_recovery_does_not_end_this_one() -> None:
+    recovery = Recovery(1_000_000)
+    end = RecoveryEnd(recovery)
+    end.set()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(end.wait(), 0.1)
+    assert not recovery.flushed
+
+
+def test_a_table_takes_records_of_its_own_changelog_only() -> None:
+    class Mine(ChangelogTable):
+        changelog_topic_name = "mine"
+
+        def __init__(self) -> None:
+            self.partitions: dict[int, PartitionTable] = {}
+
+    table = Mine()
+
+    def event(topic: str) -> Any:
+        return SimpleNamespace(message=SimpleNamespace(topic=topic, partition=0, value=[RawRecord(0, 0, b"k", b"v")]))
+
+    table.apply_changelog_batch([event("another's")])
+    assert table.partitions == {}
+    table.apply_changelog_batch([event("mine")])
+    assert table.partitions[0].rows == {b"k": b"v"}
