@@ -11,7 +11,7 @@ Faust gives group membership, assignment, table recovery and the agent. Overridd
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -32,6 +32,25 @@ FETCH_BYTES = 1 << 20
 """Per partition and fetch: the memory that lag can take is this × partitions × (fetched + queued)."""
 BATCH_RECORDS = 2000
 """Most records in one batch: about 30 ms of work, so that heartbeats on the same loop are never late."""
+
+
+class Active:
+    """The partitions that may be read, asked for anew each time; also when there are none.
+
+    aiokafka takes an empty set for "all". Faust's set is empty for a moment in each rebalance, in which a fetch that
+    waits would take everything that was fetched ahead: a changelog's records, after recovery has sought them.
+    """
+
+    __slots__ = ("_live",)
+
+    def __init__(self, live: Container[Any]) -> None:
+        self._live = live
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __contains__(self, tp: object) -> bool:
+        return tp in self._live
 
 
 class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -104,7 +123,7 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
         found: Mapping[TP, list[Any]] = await super()._fetch_records(
-            consumer, active_partitions, timeout=timeout, max_records=BATCH_RECORDS
+            consumer, Active(active_partitions), timeout=timeout, max_records=BATCH_RECORDS
         )
         return found
 

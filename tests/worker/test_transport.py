@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition as KafkaTP
 from faust.types import TP
 
 from pipeline.events import RawRecord
-from pipeline.worker.transport import Consumer
+from pipeline.worker.transport import Active, Consumer
 
 RAW, LOG = TP("raw", 0), TP("changelog", 0)
 
@@ -125,3 +125,15 @@ async def test_a_stream_that_keeps_up_waits_for_its_legs_pace_before_the_next_fe
     for _ in range(3):
         await consumer.handed_over()
     assert all(later - before >= 0.05 for before, later in pairwise(fetched))
+
+
+def test_no_active_partition_is_not_all_of_them() -> None:
+    """aiokafka asks `if partitions and tp not in partitions`, and Faust's set changes while a fetch waits."""
+    live = {RAW}
+    active = Active(live)
+    assert RAW in active
+    live.clear()
+    assert active
+    assert RAW not in active
+    live.add(LOG)
+    assert KafkaTP(*LOG) in active
