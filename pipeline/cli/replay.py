@@ -105,9 +105,6 @@ class Replay:
             rejected = msgspec.json.decode(found.value or b"", type=RejectedRecord)
             if self._reasons and rejected.reason not in self._reasons:
                 return True
-            if not rejected.kept:
-                self.unopened += 1
-                return True
             original = self._open(rejected)
             _sendable(original)
         except (msgspec.DecodeError, SealBroken, ValueError):

@@ -1,7 +1,7 @@
 """Kafka's default partitioner (murmur2 of the key, KIP-480 aside) for many keys at once.
 
 The reference, `aiokafka.partitioner.murmur2`, is pure Python: 11 µs for a token. A batch's keys of equal length go
-through the same rounds side by side in numpy: 0.13 µs each for 1,000 keys, and no cost for keys seen before.
+through the same rounds side by side in numpy: 0.13 µs each for 1,000 keys, less than a look-up.
 """
 
 from __future__ import annotations
