@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -61,6 +61,12 @@ class PartitionLeg(Protocol):
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """About once a second; `caught_up`: nothing of this partition is waiting at the broker."""
+
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        """A former owner of the partition has written these rows of `table` meanwhile; the rows themselves are mended.
+
+        Say again what is announced because of them, where the last record of a key counts.
+        """
 
     def drain(self) -> Effects:
         """Put changed rows into the tables and return everything caused since the last call."""

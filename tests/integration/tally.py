@@ -1,11 +1,12 @@
 """A worker with the smallest leg that shows every guarantee: it passes records on and counts them by key.
 
-`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
+`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N | --stop POINT:N] [--raise-at N]
+[--session SECONDS] [--no-lease]`
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
 written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
 `recovery`. At the first three it waits a moment before, in which commits go on: whatever was acknowledged too early is
-then on record.
+then on record. `--stop` stops it there, until somebody sends SIGCONT: a zombie. `--no-lease` lets it send all the same.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
+from pipeline.adapters.topic_specs import CHANGELOG
 from pipeline.events import SourceBatch, Topic
 from pipeline.ports import STATE, Effects, Out, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker import engine, run
 from pipeline.worker.book import OffsetBook
+from pipeline.worker.fencing import CLAIM, Lease
 from pipeline.worker.output import Output
 from pipeline.worker.tables import ChangelogTable
 
@@ -62,6 +66,9 @@ class TallyPart:
     def on_tick(self, now: int, caught_up: bool) -> None:
         pass
 
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        pass
+
     def drain(self) -> Effects:
         outs, self._outs = self._outs, []
         rows, self._rows = self._rows, {}
@@ -88,7 +95,7 @@ def always(*_: Any) -> bool:
 
 
 def of_a_changelog(batches: Any) -> bool:
-    return any(topic.endswith("-changelog") for topic, _, _ in batches)
+    return any(topic.endswith(CHANGELOG) and outs[0].key != CLAIM for topic, _, outs in batches)
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
@@ -100,22 +107,23 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
 }
 
 
-def die_at(point: str, nth: int) -> None:
+def signal_at(number: int, where: str) -> None:
+    """Have the process send itself a signal at POINT:N."""
+    point, nth = where.split(":")
     owner, name, counts = POINTS[point]
-    inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    inner, left = getattr(owner, name), itertools.count(int(nth) - 1, -1)
 
     def before(self: Any, *args: Any) -> Any:
         if counts(*args) and next(left) == 0:
-            die()
+            os.kill(os.getpid(), number)
         return inner(self, *args)
 
     async def soon_before(self: Any, *args: Any) -> Any:
-        if counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
+        turn = next(left) if counts(*args) else 1
+        if turn <= 0:  # nor does a later one come through in that moment
             await asyncio.sleep(0.5)
-            die()
+            if turn == 0:
+                os.kill(os.getpid(), number)
         return await inner(self, *args)
 
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
@@ -127,12 +135,17 @@ def main() -> int:
     parser.add_argument("prefix")
     parser.add_argument("state_dir")
     parser.add_argument("--die", default="")
+    parser.add_argument("--stop", default="")
+    parser.add_argument("--no-lease", action="store_true")
     parser.add_argument("--raise-at", type=int, default=-1)
     parser.add_argument("--session", type=float, default=6.0)
     args = parser.parse_args()
     if args.die:
-        point, nth = args.die.split(":")
-        die_at(point, int(nth))
+        signal_at(signal.SIGKILL, args.die)
+    if args.stop:
+        signal_at(signal.SIGSTOP, args.stop)
+    if args.no_lease:
+        Lease.held = True  # type: ignore[assignment,method-assign]
     config = engine.EngineConfig(
         bootstrap=args.bootstrap,
         topic_prefix=args.prefix,
