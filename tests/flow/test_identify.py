@@ -3,7 +3,8 @@
 Each test compares what stands on `profiles` with what `stages.recompute` makes of the same events by other code.
 
 Mutations seen red: an origin counts twice; the last event to arrive writes a trait; a merge ships no evidence; the
-state before the messages; evidence is not handed on; a bent pointer joins nobody; a lost life's ids stay announced.
+state before the messages; evidence is not handed on; a bent pointer joins nobody; a lost life's ids stay announced;
+nothing is said again after a former owner has spoken; only roots say it again; tokens are not told their root again.
 """
 
 from __future__ import annotations
@@ -100,6 +101,29 @@ def test_schedules_that_once_failed(seed: int, count: int) -> None:
     for event in made:
         world.publish(event)
     world.wander(rng, 60 if count == 8 else 300, crash=0.3)
+    assert world.profiles() == expected(made)
+
+
+@settings(max_examples=150)
+@given(SEEDS, st.integers(1, 4), st.integers(5, 40))
+def test_a_former_owner_that_wakes_up_has_not_the_last_word(seed: int, partitions: int, count: int) -> None:
+    rng = random.Random(seed)
+    made = events(rng, count, people=2)
+    world = World(partitions, cached=rng.choice((1, 1_000)))
+    for event in made[: count // 2]:
+        world.publish(event)
+    world.wander(rng, 10, crash=0.1)
+    for event in made[count // 2 :]:
+        world.publish(event)
+    heir = rng.choice(world.workers)
+    for worker, topic in world.waiting():
+        if worker is heir:
+            world.take(worker, topic, rng.randint(1, 20))
+    former = world.replaced(heir)
+    if rng.random() < 0.7:
+        world.settle()
+    world.wake(former, heir)
+    world.settle()
     assert world.profiles() == expected(made)
 
 
