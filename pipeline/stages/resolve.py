@@ -174,8 +174,11 @@ class Resolver:
         if grown:
             cluster.tokens = None
             self._evidence.put(pack(token), pack_members(sorted(members)))
-        if grown or message.moved:
+        if not message.entries:
+            self._say_again(token)
+        elif grown or message.moved:
             self._touched[token] = None
+            self._tokens.touch(pack(token))  # an announcement without a changed row would be one that nobody sees
 
     def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> None:
         known = cluster.facts.get(member)
@@ -217,13 +220,15 @@ class Resolver:
             token = unpack(packed)
             row = self.row(token)
             if row.parent:  # it may have spoken as the root that this token was
-                facts = row.facts
-                own = (token, 0, b"") if facts is None else (token, facts.version, encode(facts))
-                self._send(unpack(row.parent), Evidence([own], True))
+                self._send(unpack(row.parent), Evidence([], True))
             else:
-                self._announced.discard(token)
-                self._cluster(token).untold.update(self._cluster(token).members)
-                self._touched[token] = None
+                self._say_again(token)
+
+    def _say_again(self, root: str) -> None:
+        cluster = self._cluster(root)
+        cluster.untold.update(cluster.members)
+        self._announced.discard(root)
+        self._touched[root] = None
 
     def _cluster(self, root: str) -> Cluster:
         cluster = self.clusters.get(root)

@@ -42,6 +42,9 @@ class PartitionTable:
         if self.rows.get(key) != value:
             self.rows[key] = self._changed[key] = value
 
+    def touch(self, key: bytes) -> None:
+        self.write_again((key,))
+
     def delete(self, key: bytes) -> None:
         if self.rows.pop(key, None) is not None:
             self._changed[key] = None

@@ -46,6 +46,9 @@ class MemoryTable:
         if self.rows.get(key) != value:
             self.rows[key] = self.changed[key] = value
 
+    def touch(self, key: bytes) -> None:
+        self.changed[key] = self.rows.get(key)
+
     def delete(self, key: bytes) -> None:
         if self.rows.pop(key, None) is not None:
             self.changed[key] = None

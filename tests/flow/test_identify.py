@@ -4,7 +4,8 @@ Each test compares what stands on `profiles` with what `stages.recompute` makes 
 
 Mutations seen red: an origin counts twice; the last event to arrive writes a trait; a merge ships no evidence; the
 state before the messages; evidence is not handed on; a bent pointer joins nobody; a lost life's ids stay announced;
-nothing is said again after a former owner has spoken; only roots say it again; tokens are not told their root again.
+nothing is said again after a former owner has spoken; only roots say it again; tokens are not told their root again;
+what changed no row leaves no trace.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic, event_id
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.ports import STATE
-from pipeline.stages.identity_rows import decode_row, token_rank, unpack
+from pipeline.stages.identity_rows import decode_row, message_decoder, pack, token_rank, unpack
 from pipeline.stages.normalize import KINDS
 from pipeline.stages.recompute import recompute
 
@@ -123,6 +124,34 @@ def test_a_former_owner_that_wakes_up_has_not_the_last_word(seed: int, partition
     if rng.random() < 0.7:
         world.settle()
     world.wake(former, heir)
+    world.settle()
+    assert world.profiles() == expected(made)
+    rows = {unpack(k): decode_row(v) for w in world.workers for k, v in w.tables["tokens"].rows.items()}
+    for row in rows.values():
+        assert not row.parent or row.profile == rows[unpack(row.parent)].profile
+
+
+def test_a_former_owner_that_changed_no_row_is_noticed_as_well() -> None:
+    made = events(random.Random(3), 40, people=1)
+    world = ran(made[:20], 1)
+    (heir,) = world.workers
+    rows = heir.tables["tokens"].rows
+    moved = next(
+        m
+        for m in world.records(Topic.IDENTITY)
+        if getattr(message_decoder.decode(m.value or b""), "moved", False)
+        and not decode_row(rows[pack((m.key or b"").decode())]).parent
+    )
+    assert moved.key is not None
+    world.append(Topic.IDENTITY, moved.key, moved.value, moved.timestamp)
+    world.take(heir, Topic.IDENTITY, 1)
+    former = world.replaced(heir)
+    for event in made[20:]:
+        world.publish(event)
+    world.settle()
+    assert world.profiles() == expected(made)
+    world.wake(former, heir)
+    assert world.profiles() != expected(made), "the former owner was the last to speak"
     world.settle()
     assert world.profiles() == expected(made)
 
