@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -64,6 +64,14 @@ class PartitionLeg(Protocol):
 
     def drain(self) -> Effects:
         """Put changed rows into the tables and return everything caused since the last call."""
+
+
+@runtime_checkable
+class Rejecting(Protocol):
+    """A partition leg that can account for a record without a look at it."""
+
+    def on_crashed(self, batch: SourceBatch) -> None:
+        """Workers died at work on these records: reject them (`crashed_worker`), in place of `on_batch`."""
 
 
 class Leg(Protocol):

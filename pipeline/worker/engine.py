@@ -22,9 +22,11 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from ..adapters.topic_specs import changelog_name, group_name
+from ..errors import Fatal, SealstreamError
 from ..events import SourceBatch
-from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg
+from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from .book import OffsetBook, TopicPartition
+from .journal import DEATHS, Journal
 from .output import Output
 from .tables import ChangelogTable, RecoveryEnd
 from .transport import Consumer, Transport
@@ -80,6 +82,7 @@ class LegEngine:
         config: EngineConfig,
         metrics: Metrics,
         incarnations: Mapping[str, str],
+        journal: Journal,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.leg, self.config, self.metrics = leg, config, metrics
@@ -87,6 +90,7 @@ class LegEngine:
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
+        self._journal = journal.leg(leg.name, incarnations)
         self._output = Output(config.bootstrap, config.security, config.group_of(leg.name), config.compression)
         self.sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
@@ -198,7 +202,9 @@ class LegEngine:
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
         started, source = time.perf_counter(), self.sources[tp.topic]
         self.book.note(tp, records[0].offset, records[-1].offset)
-        part.on_batch(SourceBatch(source, self._incarnations.get(tp.topic, ""), tp.partition, records))
+        self._hand_over(
+            part, tp.topic, SourceBatch(source, self._incarnations.get(tp.topic, ""), tp.partition, records)
+        )
         self.metrics.batch(self.leg.name, source, len(records), time.perf_counter() - started)
         if not self._taken:
             self._taken_at = started
@@ -211,6 +217,31 @@ class LegEngine:
             else:
                 await asyncio.wait({self._flush})
 
+    def _hand_over(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
+        """Have the leg take a batch in, noted in the journal meanwhile; in pieces where a worker has died on it."""
+        journal = self._journal
+        for piece, killer in journal.pieces(topic, batch):
+            journal.begin(topic, piece)
+            try:
+                if killer:
+                    self._on_crashed(part, topic, piece)
+                else:
+                    part.on_batch(piece)
+            except SealstreamError:  # of state, keys or a dependency: not the records' fault, and no death
+                journal.end()
+                raise
+            journal.end()
+
+    def _on_crashed(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
+        where = f"{topic}, partition {batch.partition}, offset {batch.records[0].offset}"
+        if not isinstance(part, Rejecting):
+            raise Fatal(
+                f"the {self.leg.name} leg died {DEATHS} times at work on the record at {where}, and it can leave "
+                'none out: see "A record kills the worker" in docs/operations.md'
+            )
+        log.error("a record is rejected unread: workers died at work on it", leg=self.leg.name, record=where)
+        part.on_crashed(batch)
+
     def _idle(self) -> bool:
         """Nothing has been fetched that the agent could take at once."""
         return all(not chan.queue.qsize() for chan in self.app.topics if not chan.internal and chan.acks)
@@ -220,7 +251,7 @@ class LegEngine:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._taken:
+            while self._taken and not self.failed.done():
                 if self._flush is not None:
                     await asyncio.wait({self._flush})
                     continue
@@ -317,6 +348,7 @@ class LegEngine:
         offsets = self.book.to_commit()
         if offsets and await self.app.consumer.commit_offsets(offsets):
             self.book.committed_at(offsets)
+            self._journal.passed(offsets)
             self.metrics.committed(self.leg.name, len(offsets))
 
     async def drain(self) -> None:

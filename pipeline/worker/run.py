@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from ..errors import SealstreamError, Transient
 from ..ports import Leg, LegState, Metrics
 from . import records, requirements
 from .engine import EngineConfig, LegEngine
+from .journal import Journal
 from .startup import await_topics
 
 log = structlog.get_logger(__name__)
@@ -27,10 +29,11 @@ def run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
     requirements.check()
     records.install()
     gc.set_threshold(50_000, 20, 100)  # batches allocate by the ten thousand and free by reference count
-    return asyncio.run(_run(legs, config, metrics))
+    with Journal(Path(config.state_dir)) as journal:
+        return asyncio.run(_run(legs, config, metrics, journal))
 
 
-async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
+async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics, journal: Journal) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -42,7 +45,7 @@ async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> i
         incarnations = await _until(stopping, await_topics(config, _topics(legs, config)))
         if incarnations is None:
             return 0
-        engines = [LegEngine(leg, config, metrics, incarnations) for leg in legs]
+        engines = [LegEngine(leg, config, metrics, incarnations, journal) for leg in legs]
         failed = await _serve(engines, stopping)
     except SealstreamError as e:
         failed = e
