@@ -93,6 +93,9 @@ class Leg(Protocol):
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
 
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        """`Corrupt` if these bytes, read from a changelog, are no row of the table. No key is asked for: 2 µs."""
+
 
 class Metrics(Protocol):
     """What the worker tells of itself; `pipeline.telemetry` exports it to Prometheus. Labels are bounded names."""

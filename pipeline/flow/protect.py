@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..crypto.keyring import KeyRing
-from ..crypto.subjects import SubjectKeys
+from ..crypto.subjects import SubjectKeys, check_row
 from ..events import EventIds, Record, SourceBatch, Topic
 from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
@@ -50,7 +50,12 @@ class ProtectLeg:
         self.box = ring.reject_box()
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
-        return ProtectPartition(self, SubjectKeys(tables[KEYS], self.ring.kek))
+        keys = SubjectKeys(tables[KEYS], self.ring.kek)
+        keys.probe()
+        return ProtectPartition(self, keys)
+
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        check_row(key, value)
 
 
 class ProtectPartition:

@@ -122,6 +122,25 @@ def decode_facts(value: bytes) -> Facts:
         raise Corrupt("a row of the table evidence does not read back") from None
 
 
+def check_row(table: str, key: bytes, value: bytes) -> None:
+    """`Corrupt` if these bytes are no row of the table `tokens` or `evidence`."""
+    if table == "evidence" and key[:1] == b"\0":
+        if len(key) != 1 + 2 * DIGEST:
+            raise Corrupt("a key of the table evidence does not read back")
+        decode_facts(value)
+        return
+    try:
+        known = well_formed(unpack(key))
+    except UnicodeDecodeError:
+        known = False
+    if not known:
+        raise Corrupt(f"a key of the table {table} does not read back")
+    if table == "tokens":
+        decode_row(value)
+    else:
+        unpack_members(value)
+
+
 def token_rank(token: str) -> tuple[int, str]:
     """The routing order of tokens; a cluster's smallest token is its root."""
     return (0 if token.startswith("user_id.") else 1, token)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from ..adapters.topic_specs import changelog_name, group_name
-from ..errors import Fatal, SealstreamError
+from ..errors import Corrupt, Fatal, Misuse, SealstreamError
 from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from .book import OffsetBook, TopicPartition
@@ -87,6 +88,10 @@ class LegEngine:
     ) -> None:
         self.leg, self.config, self.metrics = leg, config, metrics
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.opened = asyncio.Event()
+        """The tables were recovered and read back, for the first time."""
+        self.go = asyncio.Event()
+        """Set by the owner: work may begin."""
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
@@ -108,7 +113,12 @@ class LegEngine:
     def _new_app(self) -> App:
         config, leg = self.config, self.leg
         datadir = Path(config.state_dir) / leg.name
-        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise Misuse(
+                f"{datadir}: no directory can be made there ({e.strerror}); remove what stands there"
+            ) from None
         app = App(
             config.group_of(leg.name),
             broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
@@ -134,6 +144,7 @@ class LegEngine:
         self._tables = {
             name: ChangelogTable(
                 app,
+                partial(leg.check, name),
                 name=f"{leg.name}-{name}",
                 changelog_topic=app.topic(
                     config.changelog_of(leg.name, name),
@@ -175,6 +186,7 @@ class LegEngine:
         self.book.forget()
         self._parts.clear()
         mine = self.app.consumer.assignment()
+        self._journal.look()
         try:
             for number in sorted({tp.partition for tp in mine if tp.topic in self.sources}):
                 self._open(number)
@@ -182,18 +194,27 @@ class LegEngine:
             self.fail(e)
             return
         self._accepting = True
+        self.opened.set()
         self.metrics.state(self.leg.name, LegState.RUNNING)
         log.info("partitions assigned", leg=self.leg.name, partitions=sorted(self._parts))
 
     # -- batches -------------------------------------------------------------------------------------------------
 
     def _open(self, number: int) -> PartitionLeg:
+        for name, table in self._tables.items():
+            for offset in sorted(table.partition(number).unreadable.values())[:1]:
+                raise Corrupt(
+                    f"table {name} of the {self.leg.name} leg: the row at offset {offset} of partition {number} of "
+                    f"{self.config.changelog_of(self.leg.name, name)} does not read back as it was written: see "
+                    '"State does not read back" in docs/operations.md'
+                )
         part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
         self._parts[number] = part
         return part
 
     async def _take(self, message: Any) -> None:
         """Fold one batch; start a checkpoint when it is time; hold the stream while too much is underway."""
+        await self.go.wait()
         if not self._accepting or message.generation_id != self.app.consumer_generation_id:
             return  # of an old generation: its partitions were drained, and are read again from what was committed
         records = message.value
@@ -227,8 +248,10 @@ class LegEngine:
                     self._on_crashed(part, topic, piece)
                 else:
                     part.on_batch(piece)
-            except SealstreamError:  # of state, keys or a dependency: not the records' fault, and no death
+            except SealstreamError as e:  # of state, keys or a dependency: not the records' fault, and no death
                 journal.end()
+                if isinstance(e, Corrupt):
+                    raise Corrupt(f"the {self.leg.name} leg, partition {batch.partition}: {e}") from e
                 raise
             journal.end()
 
@@ -263,7 +286,7 @@ class LegEngine:
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(self.config.tick_seconds)
-            if not self._accepting:
+            if not self._accepting or not self.go.is_set():
                 continue
             now = int(self._now() * 1000)
             caught_up = self._report_lag()

@@ -40,6 +40,8 @@ PIECE = 64
 """Records taken in at a time after the first death: 2,000 are 32 pieces, and the second death leaves 64."""
 SLOTS = 64
 SLOT_BYTES = 512
+BYTES = (1 + SLOTS) * SLOT_BYTES
+"""Of the file: its head and the slots."""
 MAGIC = b"sealstream/journal/1"
 FORMAT = "sealstream/suspects/1"
 
@@ -125,7 +127,7 @@ class Journal:
         try:
             with self._writing(self._path), self._locked():
                 self._prepare()
-                self._map = mmap.mmap(self._fd, (1 + SLOTS) * SLOT_BYTES)
+                self._map = mmap.mmap(self._fd, BYTES)
             self.suspects = self.look()
         except BaseException:
             os.close(self._fd)
@@ -188,19 +190,18 @@ class Journal:
         self._map[at] = 0
 
     def _slots(self) -> range:
-        return range(SLOT_BYTES, (1 + SLOTS) * SLOT_BYTES, SLOT_BYTES)
+        return range(SLOT_BYTES, BYTES, SLOT_BYTES)
 
     def _prepare(self) -> None:
         """Give the file its size and head; what is there but not ours is said and overwritten."""
         size = os.fstat(self._fd).st_size
-        if (os.pread(self._fd, len(MAGIC), 0), size) == (MAGIC, (1 + SLOTS) * SLOT_BYTES):
+        if (os.pread(self._fd, len(MAGIC), 0), size) == (MAGIC, BYTES):
             return
         if size:
             log.warning("the journal does not read back: begun anew, without what it held", path=str(self._path))
-        os.posix_fallocate(self._fd, 0, (1 + SLOTS) * SLOT_BYTES)
-        os.ftruncate(self._fd, (1 + SLOTS) * SLOT_BYTES)
-        for at in self._slots():
-            os.pwrite(self._fd, b"\0", at)
+        if os.pwrite(self._fd, bytes(BYTES), 0) != BYTES:  # written, not sparse: a full disk shows now
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(self._fd, BYTES)
         os.pwrite(self._fd, MAGIC, 0)
 
     def _take_dead(self) -> list[tuple[int, Range | None]]:
@@ -315,7 +316,10 @@ class LegJournal:
 
     def look(self) -> None:
         """Partitions were assigned: learn on what their last owners died, if it was in this directory."""
-        self._keep(self._journal.look())
+        try:
+            self._keep(self._journal.look())
+        except SealstreamError as e:  # counted by whoever opens the journal next; nothing is rejected without a count
+            log.warning("what a dead worker was at work on cannot be kept", message=str(e))
 
     def _keep(self, suspects: Sequence[Suspect]) -> None:
         known = self._incarnations

@@ -90,15 +90,21 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, dict[str, st
 async def _serve(engines: Sequence[LegEngine], stopping: asyncio.Event) -> BaseException | None:
     stop = asyncio.ensure_future(stopping.wait())
     starts: asyncio.Future[Any] = asyncio.gather(*(e.start() for e in engines))
+    opened: asyncio.Future[Any] = asyncio.gather(*(e.opened.wait() for e in engines))
     ends: set[asyncio.Future[Any]] = {stop, *(e.failed for e in engines)}
     try:
         await asyncio.wait({*ends, starts}, return_when=asyncio.FIRST_COMPLETED)
         if starts.done():
             if (error := starts.exception()) is not None:
                 return error
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ends, opened}, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done():  # none works before all can
+                for engine in engines:
+                    engine.go.set()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
+        opened.cancel()
         if not starts.done():
             starts.cancel()
             with contextlib.suppress(asyncio.CancelledError):

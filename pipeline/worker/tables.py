@@ -8,24 +8,34 @@ batch that is awaited before the acknowledgement. Recovery is Faust's, by whole 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
+from ..errors import Corrupt
 from ..ports import Out
 
 POLL_SECONDS = 0.02
+Check = Callable[[bytes, bytes], None]
+"""(key, value) of a row → `Corrupt` if it does not read back as it was written."""
+
+
+def unchecked(key: bytes, value: bytes) -> None:
+    """Any bytes may be a row."""
 
 
 class PartitionTable:
     """One partition of a table (`ports.Table`): a dict of bytes, and which keys changed since the last `changes`."""
 
-    __slots__ = ("_changed", "rows")
+    __slots__ = ("_changed", "_check", "rows", "unreadable")
 
-    def __init__(self) -> None:
+    def __init__(self, check: Check = unchecked) -> None:
         self.rows: dict[bytes, bytes] = {}
+        self.unreadable: dict[bytes, int] = {}
+        """Row key → offset in the changelog of a recovered row that does not read back."""
+        self._check = check
         self._changed: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
@@ -51,26 +61,33 @@ class PartitionTable:
         return [Out(k, v, timestamp) for k, v in changed.items()]
 
     def recover(self, records: Iterable[Any]) -> None:
-        """Apply changelog records in their order."""
-        rows = self.rows
+        """Apply changelog records in their order. A row that does not read back may still be overwritten."""
+        rows, unreadable, check = self.rows, self.unreadable, self._check
         for r in records:
+            if unreadable:
+                unreadable.pop(r.key, None)
             if r.value is None:
                 rows.pop(r.key, None)
-            else:
-                rows[r.key] = r.value
+                continue
+            rows[r.key] = r.value
+            try:
+                check(r.key, r.value)
+            except Corrupt:
+                unreadable[r.key] = r.offset
 
 
 class ChangelogTable(FaustTable):  # type: ignore[misc]
     """Faust's view of a table: name, changelog topic, recovery. Its own storage is not used."""
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:
+    def __init__(self, app: Any, check: Check, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
+        self._check = check
         self.partitions: dict[int, PartitionTable] = {}
 
     def partition(self, number: int) -> PartitionTable:
         found = self.partitions.get(number)
         if found is None:
-            found = self.partitions[number] = PartitionTable()
+            found = self.partitions[number] = PartitionTable(self._check)
         return found
 
     def persisted_offset(self, tp: TP) -> int | None:

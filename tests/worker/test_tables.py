@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events import RawRecord
-from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd
+from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd, unchecked
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 OPS = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=2)), max_size=30)
@@ -112,6 +112,7 @@ def test_a_table_takes_records_of_its_own_changelog_only() -> None:
 
         def __init__(self) -> None:
             self.partitions: dict[int, PartitionTable] = {}
+            self._check = unchecked
 
     table = Mine()
 
