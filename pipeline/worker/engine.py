@@ -208,7 +208,10 @@ class LegEngine:
                     f"{self.config.changelog_of(self.leg.name, name)} does not read back as it was written: see "
                     '"State does not read back" in docs/operations.md'
                 )
-        part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+        try:
+            part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+        except Corrupt as e:
+            raise self._corrupt(number, e) from e
         self._parts[number] = part
         return part
 
@@ -251,9 +254,15 @@ class LegEngine:
             except SealstreamError as e:  # of state, keys or a dependency: not the records' fault, and no death
                 journal.end()
                 if isinstance(e, Corrupt):
-                    raise Corrupt(f"the {self.leg.name} leg, partition {batch.partition}: {e}") from e
+                    raise self._corrupt(batch.partition, e) from e
                 raise
             journal.end()
+
+    def _corrupt(self, partition: int, error: Corrupt) -> Corrupt:
+        return Corrupt(
+            f'the {self.leg.name} leg, partition {partition}: {error}: see "State that does not read back" in '
+            "docs/operations.md"
+        )
 
     def _on_crashed(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
         where = f"{topic}, partition {batch.partition}, offset {batch.records[0].offset}"

@@ -1,7 +1,7 @@
 """Which records a worker was at work on when it died, and how often that was the same ones.
 
 `<state directory>/journal` is a small memory-mapped file. Before a leg takes a batch in, its engine notes there what
-the batch is, and clears the note after it (0.7 µs a batch). What is written there is the kernel's at once, so it
+the batch is, and clears the note after it (1 µs a batch). What is written there is the kernel's at once, so it
 survives kill -9, a fault in native code and the OOM killer, and whoever opens the journal next finds the *dead range*.
 `suspects.json` beside it keeps such ranges with their deaths. A suspect range is taken in pieces (`pieces`): after the
 first death 64 records at a time, after the second one by one, so that the third death names one record. That one is
@@ -327,6 +327,8 @@ class LegJournal:
 
     def pieces(self, topic: str, batch: SourceBatch) -> Iterable[tuple[SourceBatch, bool]]:
         """The batch as it may be handed to the leg: (piece, may not be touched); whole, if nothing is suspect."""
+        if not self._suspects:
+            return ((batch, False),)
         first, last = batch.records[0].offset, batch.records[-1].offset
         here = [
             s
