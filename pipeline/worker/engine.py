@@ -202,12 +202,10 @@ class LegEngine:
 
     def _open(self, number: int) -> PartitionLeg:
         for name, table in self._tables.items():
-            for offset in sorted(table.partition(number).unreadable.values())[:1]:
-                raise Corrupt(
-                    f"table {name} of the {self.leg.name} leg: the row at offset {offset} of partition {number} of "
-                    f"{self.config.changelog_of(self.leg.name, name)} does not read back as it was written: see "
-                    '"State does not read back" in docs/operations.md'
-                )
+            if unreadable := table.partition(number).unreadable:
+                changelog, offset = self.config.changelog_of(self.leg.name, name), min(unreadable.values())
+                what = f"table {name}: what stands at offset {offset} of {changelog} does not read back as a row"
+                raise self._corrupt(number, Corrupt(what))
         try:
             part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
         except Corrupt as e:
