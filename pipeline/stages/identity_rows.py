@@ -182,7 +182,7 @@ def unpack_members(value: bytes) -> list[str]:
     try:
         by_prefix = _members.decode(value)
     except msgspec.MsgspecError:
-        raise Corrupt("a row of members does not read back") from None
+        raise Corrupt("a row of members of the table evidence does not read back") from None
     tokens = []
     for prefix, digests in by_prefix.items():
         text = digests.hex()
