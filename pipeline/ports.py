@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -75,6 +75,14 @@ class PartitionLeg(Protocol):
         """Put changed rows into the tables and return everything caused since the last call."""
 
 
+@runtime_checkable
+class Rejecting(Protocol):
+    """A partition leg that can account for a record without a look at it."""
+
+    def on_crashed(self, batch: SourceBatch) -> None:
+        """Workers died at work on these records: reject them (`crashed_worker`), in place of `on_batch`."""
+
+
 class Leg(Protocol):
     """Makes partition legs; holds what they share (schemas, keys, rules)."""
 
@@ -93,6 +101,9 @@ class Leg(Protocol):
         """Names of the tables; a partition leg gets one `Table` for each."""
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg: ...
+
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        """`Corrupt` if these bytes, read from a changelog, are no row of the table. No key is asked for: 2 µs."""
 
 
 class Metrics(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -156,3 +157,12 @@ def work(names: Sequence[str], config: Settings) -> int:
     metrics = PrometheusMetrics()
     with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
         return run([make[name]() for name in names], engine, metrics)
+
+
+def supervised(arguments: Sequence[str], config: Settings) -> int:
+    """Run a command of this program, again when it fails, until it is done or stopped; return its exit code."""
+    from .telemetry import logs
+    from .worker.supervise import supervise
+
+    logs.configure(config.log_format, config.log_level)
+    return supervise([sys.executable, "-m", __package__, *arguments])

@@ -86,6 +86,16 @@ def test_nothing_starts_before_what_it_needs() -> None:
         assert name in SERVICES
 
 
+@pytest.mark.parametrize("heading", ["A record kills the worker", "State that does not read back"])
+def test_what_messages_refer_to_is_there(heading: str) -> None:
+    assert f"### {heading}\n" in (ROOT / "docs/operations.md").read_text()
+    assert re.search(rf'see \\?"{heading}\\?" in', (ROOT / "pipeline/worker/engine.py").read_text())
+
+
+def test_a_worker_is_started_again_however_often_it_failed() -> None:
+    assert SERVICES["worker"]["restart"] == "on-failure", "without a number of tries"
+
+
 def test_whatever_runs_on_is_watched_and_restarted() -> None:
     for name in ("kafka", "worker", "prometheus"):
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD", name
@@ -211,7 +221,9 @@ def test_the_unit_restarts_after_a_failure_but_not_after_wrong_use(unit: configp
     service = unit["Service"]
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"] == "2"
-    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "it never gives up"
+    assert (service["RestartSec"], service["RestartMaxDelaySec"]) == ("1", "30")
+    assert int(service["RestartSteps"]) > 0
     assert int(service["TimeoutStopSec"]) > 10
     assert service["ExecStart"].split()[1:] == ["worker"]
 

@@ -81,6 +81,7 @@ def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings
         "http": "off",
         "log_format": "console",
         "compression": "zstd",  # the embedded broker keeps 5 MB of each partition
+        "session_seconds": 6.0,  # who ends the worker to see what happens does not wait for long
         "watch_window_seconds": 60.0,
         "watch_idle_seconds": 2.0,
     }

@@ -29,18 +29,22 @@ def _shown(default: object) -> str:
 @click.option(
     "--legs", default=",".join(LEGS), show_default=True, help="Which legs this process runs, separated by commas."
 )
+@click.option(
+    "--supervise", is_flag=True, help="Start the worker again when it fails, after 1 s at first, 30 s at most."
+)
 @click.option("--http", help="host:port of metrics and health, or off; default SEALSTREAM_HTTP.")
 @click.pass_context
-def worker(ctx: click.Context, legs: str, http: str | None) -> int:
+def worker(ctx: click.Context, legs: str, supervise: bool, http: str | None) -> int:
     """Run legs of the pipeline until SIGTERM: then everything taken in is made durable and committed, within 10 s.
 
     Start as many workers as there are partitions at most; they share the work. A worker that fails ends without
     acknowledging what is not durable, with exit code 1 (its log says why), 2 (wrong use) or 3 (a dependency is away):
-    let a supervisor start it again.
+    let a supervisor start it again: systemd, a container's restart policy, or --supervise.
 
     \b
     Examples:
       SEALSTREAM_KAFKA=localhost:9092 sealstream worker
+      SEALSTREAM_KAFKA=localhost:9092 sealstream worker --supervise
       SEALSTREAM_KAFKA=localhost:9092 sealstream worker --legs protect --http 127.0.0.1:9465
     """
     names = chosen(legs)
@@ -48,6 +52,9 @@ def worker(ctx: click.Context, legs: str, http: str | None) -> int:
     config.bootstrap()  # say so before anything is loaded
     from .. import wiring
 
+    if supervise:
+        options = ["--legs", ",".join(names), *(("--http", http) if http else ())]
+        ctx.exit(wiring.supervised(["worker", *options], config))
     ctx.exit(wiring.work(names, config))
 
 

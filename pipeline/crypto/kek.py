@@ -84,10 +84,15 @@ def wrap_key(kek: Kek, key: bytes, key_id: bytes, aad: bytes) -> bytes:
     return FORMAT + commitment(key, key_id) + kek.wrap(key, aad)
 
 
+def is_key_record(record: bytes) -> bool:
+    """Has it the form of one?"""
+    return len(record) > len(FORMAT) + COMMITMENT_BYTES and record.startswith(FORMAT)
+
+
 def unwrap_key(kek: Kek, record: bytes, key_id: bytes, aad: bytes) -> bytes:
     """Return the 32-byte key of a record made by `wrap_key`; raise `Corrupt` if anything of it differs."""
     start = len(FORMAT) + COMMITMENT_BYTES
-    if len(record) <= start or not record.startswith(FORMAT):
+    if not is_key_record(record):
         raise Corrupt("a key record does not read back as it was written")
     key = kek.unwrap(record[start:], aad)
     if len(key) != KEY_BYTES or not hmac.compare_digest(commitment(key, key_id), record[len(FORMAT) : start]):

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from .. import ports
+from ..errors import Corrupt
 from ..events import frame
 from .aead import KEY_BYTES
-from .kek import Kek, unwrap_key, wrap_key
+from .kek import Kek, is_key_record, unwrap_key, wrap_key
 from .seal import KEY_ID_BYTES, SubjectKey
 
 
@@ -64,6 +65,12 @@ class SubjectKeys:
         except LookupError:
             return None
 
+    def probe(self) -> None:
+        """Open one of the keys, if there is any. `Corrupt` before a new one is made under another KEK than theirs."""
+        for row, _ in self._table.items():
+            self._unwrap(row)
+            return
+
     def forget(self, subject: str) -> int:
         """Delete every key of the person and return how many there were: what they sealed here is unreadable then.
 
@@ -97,7 +104,18 @@ class SubjectKeys:
         record = self._table.get(row)
         if record is None:
             raise LookupError("no such subject key")  # not remembered by the cache: the row may come yet
-        return unwrap_key(self._kek, record, row[-KEY_ID_BYTES:], _aad(row))
+        try:
+            return unwrap_key(self._kek, record, row[-KEY_ID_BYTES:], _aad(row))
+        except Corrupt as e:
+            raise Corrupt(f"a row of the table subject-keys: {e}") from None
+
+
+def check_row(key: bytes, value: bytes) -> None:
+    """`Corrupt` if it has not the form of a row; whether its key opens is seen when it is used."""
+    subject = key[: -KEY_ID_BYTES - 1]
+    well_formed = subject.isascii() and len(subject) > 0 and key[len(subject) : len(subject) + 1] == b"\0"
+    if not well_formed or not is_key_record(value):
+        raise Corrupt("a row of the table subject-keys does not read back")
 
 
 def _row(subject: str, key_id: bytes) -> bytes:

@@ -37,10 +37,13 @@ STILL_SECONDS = 4.0
 
 @contextmanager
 def worker(env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `sealstream worker` as an operator would, and stop it as one would; its log goes to `log`."""
+    """Run `sealstream worker`, supervised, and stop it as an operator would; its log goes to `log`."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "worker"], stdout=out, stderr=out, env={**os.environ, **env}
+            [sys.executable, "-m", "pipeline", "worker", "--supervise"],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **env},
         )
     try:
         yield process

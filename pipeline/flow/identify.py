@@ -27,6 +27,7 @@ from ..stages.identity_rows import (
     Evidence,
     Row,
     Union,
+    check_row,
     digest_of,
     kind_of,
     message_decoder,
@@ -61,6 +62,9 @@ class IdentifyLeg:
         part = IdentifyPartition(self, tables["tokens"], tables["evidence"])
         self._open.add(part)
         return part
+
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        check_row(table, key, value)
 
     def cached(self) -> int:
         """A partition's share of the cache."""

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from ..crypto.keyring import KeyRing
-from ..crypto.subjects import SubjectKeys
+from ..crypto.subjects import SubjectKeys, check_row
 from ..events import EventIds, Record, SourceBatch, Topic
+from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.decode import decode
 from ..stages.registry import Registry
@@ -27,6 +28,10 @@ from ..stages.tokenize import Tokens, tokenize
 KEYS = "subject-keys"
 AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
+
+
+Place = tuple[EventIds, str, str, int]
+"""Event ids, topic, incarnation and partition of a batch."""
 
 
 class ProtectLeg:
@@ -45,7 +50,12 @@ class ProtectLeg:
         self.box = ring.reject_box()
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
-        return ProtectPartition(self, SubjectKeys(tables[KEYS], self.ring.kek))
+        keys = SubjectKeys(tables[KEYS], self.ring.kek)
+        keys.probe()
+        return ProtectPartition(self, keys)
+
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        check_row(key, value)
 
 
 class ProtectPartition:
@@ -57,16 +67,11 @@ class ProtectPartition:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def on_batch(self, batch: SourceBatch) -> None:
-        place = (
-            EventIds(batch.topic, batch.incarnation, batch.partition),
-            batch.topic,
-            batch.incarnation,
-            batch.partition,
-        )
+        place = _place(batch)
         for start in range(0, len(batch.records), AT_ONCE):
             self._protect(batch.records[start : start + AT_ONCE], place)
 
-    def _protect(self, records: Sequence[Record], place: tuple[EventIds, str, str, int]) -> None:
+    def _protect(self, records: Sequence[Record], place: Place) -> None:
         leg = self._leg
         decoded = decode(records, leg.registry, leg.max_event_bytes)
         tokenized, unusable = tokenize(decoded.passed, leg.tokens)
@@ -74,12 +79,23 @@ class ProtectPartition:
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys.get)
-        self._rejected += reject(rejects, *place, leg.box)
         self._counts["protected", ""] += len(tokenized.passed)
-        for r in rejects:
-            self._counts["rejected", r.reason.value] += 1
+        self._reject(rejects, place)
         for kind, n in unusable.items():
             self._counts["unusable_identifier", kind] += n
+
+    def on_crashed(self, batch: SourceBatch) -> None:
+        """`ports.Rejecting`: the value is sealed as it is, and nothing decodes it."""
+        rejects = [
+            Rejected(record, Stage.DECODE, Reason.CRASHED_WORKER, rule="killed a worker three times")
+            for record in batch.records
+        ]
+        self._reject(rejects, _place(batch))
+
+    def _reject(self, rejects: list[Rejected], place: Place) -> None:
+        self._rejected += reject(rejects, *place, self._leg.box)
+        for r in rejects:
+            self._counts["rejected", r.reason.value] += 1
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
@@ -92,3 +108,7 @@ class ProtectPartition:
         counts = {key: n for key, n in self._counts.items() if n}
         self._protected, self._rejected, self._counts = [], [], Counter()
         return Effects((STATE, outputs), counts)
+
+
+def _place(batch: SourceBatch) -> Place:
+    return EventIds(batch.topic, batch.incarnation, batch.partition), batch.topic, batch.incarnation, batch.partition

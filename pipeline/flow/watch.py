@@ -30,7 +30,7 @@ from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.gather import Gather
 from ..stages.measure import Measure
 from ..stages.score import RobustScorer, Scorer
-from ..stages.watch_rows import Progress, WatchConfig, progress_keys
+from ..stages.watch_rows import Progress, WatchConfig, check_row, progress_keys
 
 __all__ = ["WatchConfig", "WatchLeg"]
 
@@ -51,6 +51,9 @@ class WatchLeg:
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         return _Partition(partition, self._config, tables, self._scorer, self._progress_keys)
+
+    def check(self, table: str, key: bytes, value: bytes) -> None:
+        check_row(table, key, value)
 
 
 class _Partition:

@@ -19,6 +19,7 @@ from ..errors import Corrupt
 from ..events import Origin, event_id, frame
 
 _TOKEN = re.compile(r"[a-z][a-z0-9_]*\.[0-9]+\.[0-9a-f]{32}")
+_PACKED = re.compile(rb"[a-z][a-z0-9_]*\.[0-9]+\..{16}", re.DOTALL)
 DIGEST = 16
 _HEX = 2 * DIGEST
 PROFILE_DOMAIN = b"sealstream/profile-id/1"
@@ -122,6 +123,21 @@ def decode_facts(value: bytes) -> Facts:
         raise Corrupt("a row of the table evidence does not read back") from None
 
 
+def check_row(table: str, key: bytes, value: bytes) -> None:
+    """`Corrupt` if these bytes are no row of the table `tokens` or `evidence`; 1.5 µs."""
+    if table == "evidence" and key[:1] == b"\0":
+        if len(key) != 1 + 2 * DIGEST:
+            raise Corrupt("a key of the table evidence does not read back")
+        decode_facts(value)
+        return
+    if _PACKED.fullmatch(key) is None:
+        raise Corrupt(f"a key of the table {table} does not read back")
+    if table == "tokens":
+        decode_row(value)
+    else:
+        unpack_members(value)
+
+
 def token_rank(token: str) -> tuple[int, str]:
     """The routing order of tokens; a cluster's smallest token is its root."""
     return (0 if token.startswith("user_id.") else 1, token)
@@ -166,7 +182,7 @@ def unpack_members(value: bytes) -> list[str]:
     try:
         by_prefix = _members.decode(value)
     except msgspec.MsgspecError:
-        raise Corrupt("a row of members does not read back") from None
+        raise Corrupt("a row of members of the table evidence does not read back") from None
     tokens = []
     for prefix, digests in by_prefix.items():
         text = digests.hex()

@@ -15,7 +15,7 @@ import hashlib
 import msgspec
 from aiokafka.partitioner import murmur2
 
-from ..errors import Misuse
+from ..errors import Corrupt, Misuse
 from ..events import Alert, Severity
 
 MAX_NAME = 80
@@ -167,6 +167,28 @@ class KeyRow(msgspec.Struct, array_like=True):
     share: Track = msgspec.field(default_factory=Track)
     silence: Track = msgspec.field(default_factory=Track)
     outbox: list[tuple[int, Alert]] = []  # alerts of the write that made this row, with their times; see `gather`
+
+
+_clocks = msgspec.msgpack.Decoder(ClockRow).decode
+_cell = msgspec.msgpack.Decoder(CellRow).decode
+_watched = msgspec.msgpack.Decoder(KeyRow).decode
+
+
+def check_row(table: str, key: bytes, value: bytes) -> None:
+    """`Corrupt` if these bytes are no row of the table `watch-open` or `watch-state`."""
+    try:
+        if table == "watch-state":
+            key.decode()
+            _watched(value)
+            return
+        if key == CLOCKS:
+            _clocks(value)
+            return
+        known = _cell(value).key() == key
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        known = False
+    if not known:
+        raise Corrupt(f"a row of the table {table} does not read back")
 
 
 def shown(name: str) -> str:

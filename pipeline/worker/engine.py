@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from ..adapters.topic_specs import changelog_name, group_name
-from ..errors import Transient
+from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
-from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg
+from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from . import fencing
 from .book import OffsetBook, TopicPartition
 from .fencing import CLAIM, Fenced, Lease
+from .journal import DEATHS, Journal
 from .output import Output
 from .records import Written
 from .tables import ChangelogTable, PartitionTable, RecoveryEnd
@@ -90,13 +92,19 @@ class LegEngine:
         config: EngineConfig,
         metrics: Metrics,
         incarnations: Mapping[str, str],
+        journal: Journal,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.leg, self.config, self.metrics = leg, config, metrics
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.opened = asyncio.Event()
+        """The tables were recovered and read back, for the first time."""
+        self.go = asyncio.Event()
+        """Set by the owner: work may begin."""
         self.book = OffsetBook()
         self._now = now
         self._incarnations = incarnations
+        self._journal = journal.leg(leg.name, incarnations)
         self.lease = Lease(config.session_timeout)
         self._output = Output(
             config.bootstrap,
@@ -122,7 +130,12 @@ class LegEngine:
     def _new_app(self) -> App:
         config, leg = self.config, self.leg
         datadir = Path(config.state_dir) / leg.name
-        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise Misuse(
+                f"{datadir}: no directory can be made there ({e.strerror}); remove what stands there"
+            ) from None
         app = App(
             config.group_of(leg.name),
             broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
@@ -148,6 +161,7 @@ class LegEngine:
         self._tables = {
             name: ChangelogTable(
                 app,
+                partial(leg.check, name),
                 name=f"{leg.name}-{name}",
                 changelog_topic=app.topic(
                     self._changelog(name),
@@ -195,6 +209,7 @@ class LegEngine:
         revocations = self._revocations
         mine = self.app.consumer.assignment()
         numbers = sorted({tp.partition for tp in mine if tp.topic in self.sources})
+        self._journal.look()
         try:
             await self._claim(numbers)
             if revocations != self._revocations:
@@ -205,6 +220,7 @@ class LegEngine:
             self.fail(e)
             return
         self._accepting = True
+        self.opened.set()
         self.metrics.state(self.leg.name, LegState.RUNNING)
         log.info("partitions assigned", leg=self.leg.name, partitions=sorted(self._parts))
 
@@ -285,12 +301,21 @@ class LegEngine:
     # -- batches -------------------------------------------------------------------------------------------------
 
     def _open(self, number: int) -> PartitionLeg:
-        part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+        for name, table in self._tables.items():
+            if unreadable := table.partition(number).unreadable:
+                changelog, offset = self.config.changelog_of(self.leg.name, name), min(unreadable.values())
+                what = f"table {name}: what stands at offset {offset} of {changelog} does not read back as a row"
+                raise self._corrupt(number, Corrupt(what))
+        try:
+            part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+        except Corrupt as e:
+            raise self._corrupt(number, e) from e
         self._parts[number] = part
         return part
 
     async def _take(self, message: Any) -> None:
         """Fold one batch; start a checkpoint when it is time; hold the stream while too much is underway."""
+        await self.go.wait()
         if not self._accepting or message.generation_id != self.app.consumer_generation_id:
             return  # of an old generation: its partitions were drained, and are read again from what was committed
         records = message.value
@@ -299,7 +324,9 @@ class LegEngine:
         assert part is not None, f"a batch of {tp.topic}/{tp.partition}, which is not assigned"
         started, source = time.perf_counter(), self.sources[tp.topic]
         self.book.note(tp, records[0].offset, records[-1].offset)
-        part.on_batch(SourceBatch(source, self._incarnations.get(tp.topic, ""), tp.partition, records))
+        self._hand_over(
+            part, tp.topic, SourceBatch(source, self._incarnations.get(tp.topic, ""), tp.partition, records)
+        )
         self.metrics.batch(self.leg.name, source, len(records), time.perf_counter() - started)
         if not self._taken:
             self._taken_at = started
@@ -312,6 +339,39 @@ class LegEngine:
             else:
                 await asyncio.wait({self._flush})
 
+    def _hand_over(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
+        """Have the leg take a batch in, noted in the journal meanwhile; in pieces where a worker has died on it."""
+        journal = self._journal
+        for piece, killer in journal.pieces(topic, batch):
+            journal.begin(topic, piece)
+            try:
+                if killer:
+                    self._on_crashed(part, topic, piece)
+                else:
+                    part.on_batch(piece)
+            except SealstreamError as e:  # of state, keys or a dependency: not the records' fault, and no death
+                journal.end()
+                if isinstance(e, Corrupt):
+                    raise self._corrupt(batch.partition, e) from e
+                raise
+            journal.end()
+
+    def _corrupt(self, partition: int, error: Corrupt) -> Corrupt:
+        return Corrupt(
+            f'the {self.leg.name} leg, partition {partition}: {error}: see "State that does not read back" in '
+            "docs/operations.md"
+        )
+
+    def _on_crashed(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
+        where = f"{topic}, partition {batch.partition}, offset {batch.records[0].offset}"
+        if not isinstance(part, Rejecting):
+            raise Fatal(
+                f"the {self.leg.name} leg died {DEATHS} times at work on the record at {where}, and it can leave "
+                'none out: see "A record kills the worker" in docs/operations.md'
+            )
+        log.error("a record is rejected unread: workers died at work on it", leg=self.leg.name, record=where)
+        part.on_crashed(batch)
+
     def _idle(self) -> bool:
         """Nothing has been fetched that the agent could take at once."""
         return all(not chan.queue.qsize() for chan in self.app.topics if not chan.internal and chan.acks)
@@ -321,7 +381,7 @@ class LegEngine:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._taken:
+            while self._taken and not self.failed.done():
                 if self._flush is not None:
                     await asyncio.wait({self._flush})
                     continue
@@ -333,7 +393,7 @@ class LegEngine:
     async def _ticks(self) -> None:
         for n in itertools.count(1):
             await asyncio.sleep(self.config.tick_seconds)
-            if not self._accepting:
+            if not self._accepting or not self.go.is_set():
                 continue
             if n % LOOK_TICKS == 0:
                 await self._look_at_all()
@@ -428,6 +488,7 @@ class LegEngine:
         offsets = self.book.to_commit()
         if offsets and await self.app.consumer.commit_offsets(offsets):
             self.book.committed_at(offsets)
+            self._journal.passed(offsets)
             self.metrics.committed(self.leg.name, len(offsets))
 
     async def drain(self) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from ..errors import SealstreamError, Transient
 from ..ports import Leg, LegState, Metrics
 from . import records, requirements
 from .engine import EngineConfig, LegEngine
+from .journal import Journal
 from .startup import await_topics
 
 log = structlog.get_logger(__name__)
@@ -27,10 +29,11 @@ def run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
     requirements.check()
     records.install()
     gc.set_threshold(50_000, 20, 100)  # batches allocate by the ten thousand and free by reference count
-    return asyncio.run(_run(legs, config, metrics))
+    with Journal(Path(config.state_dir)) as journal:
+        return asyncio.run(_run(legs, config, metrics, journal))
 
 
-async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
+async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics, journal: Journal) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -42,7 +45,7 @@ async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> i
         incarnations = await _until(stopping, await_topics(config, _topics(legs, config)))
         if incarnations is None:
             return 0
-        engines = [LegEngine(leg, config, metrics, incarnations) for leg in legs]
+        engines = [LegEngine(leg, config, metrics, incarnations, journal) for leg in legs]
         failed = await _serve(engines, stopping)
     except SealstreamError as e:
         failed = e
@@ -87,15 +90,21 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, dict[str, st
 async def _serve(engines: Sequence[LegEngine], stopping: asyncio.Event) -> BaseException | None:
     stop = asyncio.ensure_future(stopping.wait())
     starts: asyncio.Future[Any] = asyncio.gather(*(e.start() for e in engines))
+    opened: asyncio.Future[Any] = asyncio.gather(*(e.opened.wait() for e in engines))
     ends: set[asyncio.Future[Any]] = {stop, *(e.failed for e in engines)}
     try:
         await asyncio.wait({*ends, starts}, return_when=asyncio.FIRST_COMPLETED)
         if starts.done():
             if (error := starts.exception()) is not None:
                 return error
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ends, opened}, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done():  # none works before all can
+                for engine in engines:
+                    engine.go.set()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
+        opened.cancel()
         if not starts.done():
             starts.cancel()
             with contextlib.suppress(asyncio.CancelledError):

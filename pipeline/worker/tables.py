@@ -9,28 +9,38 @@ of the records count is `fencing`'s rule.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
+from ..errors import Corrupt
 from ..ports import Out
 from .fencing import CLAIM
 from .records import Written
 
 POLL_SECONDS = 0.02
+Check = Callable[[bytes, bytes], None]
+"""(key, value) of a row → `Corrupt` if it does not read back as it was written."""
+
+
+def unchecked(key: bytes, value: bytes) -> None:
+    """Any bytes may be a row."""
 
 
 class PartitionTable:
     """One partition of a table (`ports.Table`): a dict of bytes, and which keys changed since the last `changes`."""
 
-    __slots__ = ("_changed", "_passed_over", "_writer", "next_offset", "rows")
+    __slots__ = ("_changed", "_check", "_passed_over", "_writer", "next_offset", "rows", "unreadable")
 
-    def __init__(self) -> None:
+    def __init__(self, check: Check = unchecked) -> None:
         self.rows: dict[bytes, bytes] = {}
         self.next_offset = 0
         """Of the changelog: what lies before was read, or written by this worker."""
+        self.unreadable: dict[bytes, int] = {}
+        """Row key → offset in the changelog of a recovered row that does not read back."""
+        self._check = check
         self._changed: dict[bytes, bytes | None] = {}
         self._writer: int | None = None  # by the last claim read; None: any
         self._passed_over: set[bytes] = set()  # keys whose last record does not count
@@ -61,23 +71,29 @@ class PartitionTable:
         return [Out(k, v, timestamp) for k, v in changed.items()]
 
     def recover(self, records: Iterable[Written]) -> None:
-        """Apply changelog records in their order, those that count."""
-        rows = self.rows
+        """Apply the records of a changelog that count. A row that does not read back may still be overwritten."""
+        rows, unreadable, check = self.rows, self.unreadable, self._check
         for r in records:
             self.next_offset = r.offset + 1
-            key = r.key
+            key, value = r.key, r.value
             if key is None:
                 continue  # nobody's row: Kafka refuses it in a compacted topic
             if key == CLAIM:
                 self._writer = r.producer_id
-            elif self._writer not in (None, r.producer_id):
+                continue
+            if self._writer not in (None, r.producer_id):
                 self._passed_over.add(key)
-            else:
-                self._passed_over.discard(key)
-                if r.value is None:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = r.value
+                continue
+            self._passed_over.discard(key)
+            unreadable.pop(key, None)
+            if value is None:
+                rows.pop(key, None)
+                continue
+            rows[key] = value
+            try:
+                check(key, value)
+            except Corrupt:
+                unreadable[key] = r.offset
 
     def claimed(self, next_offset: int) -> None:
         """The partition is claimed; its log goes on at `next_offset`. What a fenced writer put last is written anew."""
@@ -94,14 +110,15 @@ class PartitionTable:
 class ChangelogTable(FaustTable):  # type: ignore[misc]
     """Faust's view of a table: name, changelog topic, recovery. Its own storage is not used."""
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:
+    def __init__(self, app: Any, check: Check, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
+        self._check = check
         self.partitions: dict[int, PartitionTable] = {}
 
     def partition(self, number: int) -> PartitionTable:
         found = self.partitions.get(number)
         if found is None:
-            found = self.partitions[number] = PartitionTable()
+            found = self.partitions[number] = PartitionTable(self._check)
         return found
 
     def persisted_offset(self, tp: TP) -> int | None:

@@ -85,8 +85,10 @@ class Worker:
         self.restart()
 
     def restart(self) -> None:
-        for table in self.tables.values():
+        for name, table in self.tables.items():
             table.recover()
+            for key, value in table.items():
+                self.leg.check(name, key, value)
         self.read = dict(self.committed)
         self.part: PartitionLeg = self.leg.open(self.number, dict(self.tables))
 

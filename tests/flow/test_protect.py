@@ -24,7 +24,7 @@ from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.outcomes import RejectedRecord
-from pipeline.ports import STATE
+from pipeline.ports import STATE, Rejecting
 from pipeline.stages.registry import Registry
 from pipeline.stages.schema import parse
 from tests.stages.event_world import RECEIVED, Leg, document, envelope, event, field, registry, ring
@@ -272,3 +272,21 @@ def test_an_original_that_no_record_can_hold_is_rejected_without_it_and_marked()
     _, rejected = leg.run([RawRecord(0, RECEIVED, b"k", value)])
     found = msgspec.json.decode(rejected[0], type=RejectedRecord)
     assert (found.reason, found.kept, found.sealed) == ("too_large", False, b"")
+
+
+def test_what_killed_the_worker_is_rejected_unread_and_replayable() -> None:
+    leg = Leg()
+    deadly = RawRecord(5, RECEIVED, b"k", b"\xff not to be decoded", (("source-id", b"shop"), ("h", b"v")))
+    assert isinstance(leg.part, Rejecting)
+    leg.part.on_crashed(SourceBatch(Topic.RAW.value, "", 0, [deadly]))
+    effects = leg.part.drain()
+    assert effects.counts == {("rejected", "crashed_worker"): 1}
+    outputs = effects.phases[1]
+    assert isinstance(outputs, dict)
+    assert not outputs[Topic.PROTECTED]
+    (out,) = outputs[Topic.REJECTED]
+    found = msgspec.json.decode(out.value or b"", type=RejectedRecord)
+    assert (found.reason, found.stage, found.rule) == ("crashed_worker", "decode", "killed a worker three times")
+    assert (found.source, found.origin.offset) == ("shop", 5)
+    original = ring().reject_box().open(bytes.fromhex(found.event_id), found.reason, found.sealed)
+    assert original == (deadly.key, deadly.value, deadly.headers)

@@ -73,8 +73,10 @@ class World:
     def restart(self) -> None:
         """As after a crash: tables from what was durable, input from what was acknowledged."""
         for tables in self.tables:
-            for table in tables.values():
+            for name, table in tables.items():
                 table.rows = dict(table.durable)
+                for key, value in table.items():
+                    self.leg.check(name, key, value)
         self.read = dict(self.committed)
         self.parts = [self.leg.open(p, dict(self.tables[p])) for p in range(self.partitions)]
 

@@ -51,12 +51,16 @@ class Pipeline:
         )
 
     def worker(self, legs: str = "protect,identify,watch", **env: str) -> Worker:
+        return self.launch(["-m", "pipeline", "worker", "--legs", legs], **env)
+
+    def launch(self, args: list[str], state: str | None = None, **env: str) -> Worker:
+        """Start Python with these arguments; `state`: which state directory, one of its own if None."""
         i = next(self._made)
-        state = {"SEALSTREAM_STATE_DIR": str(self.directory / f"state-{i}")}
+        directory = self.directory / (state or f"state-{i}")
         made = Worker(
-            ["-m", "pipeline", "worker", "--legs", legs],
+            args,
             self.directory / f"worker-{i}.log",
-            {**self._env, **state, **env},
+            {**self._env, "SEALSTREAM_STATE_DIR": str(directory), **env},
         )
         self._workers.append(made)
         return made

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import Corrupt
 from pipeline.ports import Out
 from pipeline.worker.fencing import CLAIM
 from pipeline.worker.records import Written
-from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd
+from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd, unchecked
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 OPS = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=2)), max_size=30)
@@ -165,6 +166,7 @@ def test_a_table_takes_records_of_its_own_changelog_only() -> None:
 
         def __init__(self) -> None:
             self.partitions: dict[int, PartitionTable] = {}
+            self._check = unchecked
 
     table = Mine()
 
@@ -175,3 +177,18 @@ def test_a_table_takes_records_of_its_own_changelog_only() -> None:
     assert table.partitions == {}
     table.apply_changelog_batch([event("mine")])
     assert table.partitions[0].rows == {b"k": b"v"}
+
+
+def test_a_recovered_row_that_does_not_read_back_is_known_by_its_offset_until_it_is_overwritten() -> None:
+    def check(key: bytes, value: bytes) -> None:
+        if b"bad" in key + value:
+            raise Corrupt("said elsewhere")
+
+    def log(*rows: tuple[bytes, bytes | None]) -> list[Written]:
+        return [Written(offset, 0, key, value, 1) for offset, (key, value) in enumerate(rows)]
+
+    table = PartitionTable(check)
+    table.recover(log((b"a", b"1"), (b"b", b"bad"), (b"bad", b"1"), (b"c", b"bad"), (b"d", b"bad")))
+    assert table.unreadable == {b"b": 1, b"bad": 2, b"c": 3, b"d": 4}
+    table.recover(log((b"b", b"2"), (b"bad", None), (b"d", b"bad")))
+    assert table.unreadable == {b"c": 3, b"d": 2}

@@ -1,0 +1,59 @@
+"""`sealstream` with a fault armed in it: `python -m tests.integration.crashing FAULT [--supervise] COMMAND…`.
+
+FAULT is `kill` or `raise`: when the protect leg comes to decode a record whose value holds `DEADLY`, the process ends
+as by kill -9, or an exception is raised that nobody expects; `kill-identify`: as `kill` where the identify leg takes it
+in; `slow`: each decoding of at most 32 records takes 10 ms, so that a worker is nearly always at work on a batch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from pipeline.cli.main import run
+from pipeline.flow import identify, protect
+from pipeline.worker.supervise import supervise
+
+DEADLY = b"deadly-1b2c"
+
+
+def before(module: Any, name: str, fault: Any) -> None:
+    inner = getattr(module, name)
+
+    def faulty(*args: Any) -> Any:
+        fault(args)
+        return inner(*args)
+
+    setattr(module, name, faulty)
+
+
+def kill(records: Any) -> None:
+    if any(DEADLY in (r.value or b"") for r in records):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(records: Any) -> None:
+    if any(DEADLY in (r.value or b"") for r in records):
+        raise KeyError(DEADLY)
+
+
+def main(fault: str, *args: str) -> int:
+    if args[0] == "--supervise":
+        return supervise([sys.executable, "-m", "tests.integration.crashing", fault, *args[1:]])
+    match fault:
+        case "kill":
+            before(protect, "decode", lambda given: kill(given[0]))
+        case "raise":
+            before(protect, "decode", lambda given: fail(given[0]))
+        case "kill-identify":
+            before(identify.IdentifyPartition, "_events", lambda given: kill(given[1].records))
+        case "slow":
+            before(protect, "decode", lambda _: time.sleep(0.01))
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
