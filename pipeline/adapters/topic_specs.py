@@ -135,7 +135,8 @@ def differences(spec: Spec, shape: tuple[int, int], config: Mapping[str, str] | 
     found = []
     partitions, replicas = shape
     if partitions != spec.partitions:
-        found.append(f"partitions: {partitions}, wanted {spec.partitions}")
+        more = "; see `sealstream topics resize`" if partitions < spec.partitions else ""
+        found.append(f"partitions: {partitions}, wanted {spec.partitions}{more}")
     if replicas < spec.replication:
         found.append(f"replication: {replicas}, wanted at least {spec.replication}")
     for name, (words, holds) in _RULES.items():

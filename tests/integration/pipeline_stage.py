@@ -89,10 +89,11 @@ class Pipeline:
     def caught_up(self) -> bool:
         """Every leg has committed all of its input."""
         for leg, topics in SOURCES.items():
-            done = committed(self.bootstrap, group_name(leg, prefix=self.prefix), [self.prefix + t for t in topics])
-            for topic in topics:
-                name = self.prefix + topic
-                if any(done.get((name, p), 0) != end for p, end in ends(self.bootstrap, name).items()):
+            group = group_name(leg, prefix=self.prefix)
+            for name in (self.prefix + t for t in topics):
+                found = ends(self.bootstrap, name)
+                done = committed(self.bootstrap, group, [name], len(found))
+                if any(done.get((name, p), 0) != end for p, end in found.items()):
                     return False
         return True
 

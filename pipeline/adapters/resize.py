@@ -1,0 +1,283 @@
+"""More partitions for an installation that stands still: topics grow, and keyed rows move to their new partitions.
+
+The order makes every interruption harmless, and a repetition goes on where the last one ended:
+
+1. The changelogs grow. From here on no worker starts, since a leg's topics must have one number of partitions
+   (`worker.startup`). One whose changelogs have not grown yet works on in the old order, in which everything still is.
+2. The topics that no leg reads grow.
+3. Rows move, topic by topic, until a last look finds none that is not where it belongs.
+4. The legs' source topics grow, along the stream from its end, `events.raw` last. A leg can start again with its last
+   source, and then all of its rows are where it looks for them.
+
+A row is written to its new partition, and when that is durable its old place gets a tombstone, with the header
+`moved-to`. An interruption in between leaves it in both places, equal; the repetition writes it once more.
+
+Records that were consumed stay where they are, and so do rows that belong to a partition instead of a key. Nothing
+may be left to consume (`blockers`): what waited in an old partition would be folded by the wrong owner.
+
+Cost: three reads of each moved topic for a million rows that move, with 300 bytes of memory for each of these; and
+what `Rows.homes` needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import msgspec
+
+from ..errors import Fatal, Misuse
+from . import groups, topics
+from .reader import Found, Reader
+from .writer import Writer
+
+MOVED_TO = "moved-to"
+ROWS = 1_000_000
+"""Rows that move together: bounds the memory."""
+_BATCH = 1_000
+
+Home = Callable[[bytes], bytes | None]
+"""A row's key → the key by whose murmur2 it lives; None: nobody can say."""
+Partitioner = Callable[[Sequence[bytes], int], list[int]]
+"""Keys, number of partitions → the partition of each."""
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, of how much."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A compacted topic whose rows move. `homes` makes `Home` of the topic's keys, which it may leave unread."""
+
+    topic: str
+    homes: Callable[[Iterable[bytes]], Home]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Topics by the part that they play, by their names on the broker."""
+
+    groups: Mapping[str, tuple[str, ...]]
+    """Consumer group of each leg → the topics that it reads."""
+    changelogs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Read by no leg."""
+    rows: tuple[Rows, ...]
+    """Of the changelogs and outputs, those whose rows live by a key."""
+    sources: tuple[str, ...]
+    """What the legs read, in the order in which they grow; the first of the stream is the last."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return (*self.changelogs, *self.outputs, *self.sources)
+
+
+class Moved(msgspec.Struct):
+    """Rows of a topic that moved, or in a dry run would: there at least so many if there are `ROWS`.
+
+    `stray`: rows of which nobody can say where they belong; they stay.
+    """
+
+    rows: int = 0
+    stray: int = 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    to: int
+    dry_run: bool
+    partitions: dict[str, int]
+    """Of each topic before."""
+    moved: dict[str, Moved]
+    blocked: tuple[str, ...] = ()
+    """What must be done first; only in a dry run, else it is an error."""
+
+
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    """Where a row is that belongs elsewhere. `digest`: its value's, in this process."""
+
+    partition: int
+    offset: int
+    digest: int
+    home: int
+
+
+class Resize:
+    """One run. Raises `Transient` when the broker does not answer, and then can be repeated."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        security: Mapping[str, str],
+        plan: Plan,
+        to: int,
+        partitions: Partitioner,
+        progress: Progress,
+        rows: int = ROWS,
+    ) -> None:
+        self._kafka = (bootstrap, security)
+        self._plan, self._to, self._partitions, self._progress = plan, to, partitions, progress
+        self._rows = rows
+
+    def run(self, *, dry_run: bool = False) -> Report:
+        """Raises `Misuse` for fewer partitions than there are, and if the installation does not stand still."""
+        before = topics.counts(*self._kafka, self._plan.topics)
+        most = max(before.values())
+        if self._to < most:
+            raise Misuse(f"there are {most} partitions, and Kafka takes none away: give --partitions {most} or more")
+        grown = min(before.values()) == self._to
+        if dry_run or grown:
+            moved = {rows.topic: self._look(rows) for rows in self._plan.rows}
+            if dry_run:
+                blocked = () if grown and not any(m.rows for m in moved.values()) else tuple(self.blockers(before))
+                return Report(to=self._to, dry_run=True, partitions=before, moved=moved, blocked=blocked)
+            if not any(m.rows for m in moved.values()):
+                return Report(to=self._to, dry_run=False, partitions=before, moved=moved)
+        self._stands_still(before)
+        self._grow(self._plan.changelogs)
+        self._stands_still(topics.counts(*self._kafka, self._plan.topics))  # nobody came in meanwhile
+        self._grow(self._plan.outputs)
+        moved = {rows.topic: self._move(rows) for rows in self._plan.rows}
+        for topic in self._plan.sources:
+            self._grow([topic])
+        return Report(to=self._to, dry_run=False, partitions=before, moved=moved)
+
+    def blockers(self, counts: Mapping[str, int]) -> Iterator[str]:
+        """What must be done before anything can change; `counts` of partitions, by topic.
+
+        Once the changelogs have grown nobody can consume, and what comes to the first source meanwhile can wait there:
+        its records are no rows, and each is protected wherever it is.
+        """
+        begun = any(counts[name] == self._to for name in self._plan.changelogs)
+        for group, number in groups.members(*self._kafka, self._plan.groups).items():
+            if number:
+                yield f"{group} has {number} members: stop the workers (a killed one counts until its session ends)"
+        for group, names in self._plan.groups.items():
+            read = [name for name in names if not (begun and name == self._plan.sources[-1])]
+            for topic, lag in groups.behind(*self._kafka, group, read).items():
+                yield (
+                    f"{group} is {lag} records behind the end of {topic}: stop the producers, let the workers run "
+                    "until its lag is zero, then stop them"
+                )
+
+    def _stands_still(self, counts: Mapping[str, int]) -> None:
+        if blocked := list(self.blockers(counts)):
+            raise Misuse("; ".join(blocked))
+
+    def _grow(self, names: Sequence[str]) -> None:
+        self._progress(f"growing {', '.join(names)}", 0, len(names))
+        topics.grow(*self._kafka, names, self._to)
+        self._progress(f"growing {', '.join(names)}", len(names), len(names))
+
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    def _look(self, rows: Rows) -> Moved:
+        found, stray = self._misplaced(rows.topic, self._homes(rows))
+        return Moved(len(found), stray)
+
+    def _move(self, rows: Rows) -> Moved:
+        home = self._homes(rows)
+        moved = Moved()
+        while True:
+            found, moved.stray = self._misplaced(rows.topic, home)
+            if not found:
+                return moved
+            self._compare(rows.topic, found)
+            self._put(rows.topic, found)
+            self._clear(rows.topic, found)
+            moved.rows += len(found)
+
+    def _homes(self, rows: Rows) -> Home:
+        def keys() -> Iterator[bytes]:
+            with self._reader(rows.topic) as reader:
+                for record in reader:
+                    if record.key:
+                        yield record.key
+
+        return rows.homes(keys())
+
+    def _misplaced(self, topic: str, home: Home) -> tuple[dict[bytes, _Place], int]:
+        """Return up to `ROWS` rows that are not where they belong, by key, and how many belong nowhere."""
+        found: dict[bytes, _Place] = {}
+        stray: set[bytes] = set()
+        with self._reader(topic) as reader:
+            seen = 0
+            for batch in _batches(reader):
+                for record, key, at in self._located(batch, home):
+                    if at is None:
+                        (stray.discard if record.value is None else stray.add)(key)
+                        continue
+                    known = found.get(key)
+                    if at == record.partition or (known is not None and known.partition != record.partition):
+                        continue
+                    if record.value is None:
+                        found.pop(key, None)
+                    elif known is not None or len(found) < self._rows:
+                        found[key] = _Place(record.partition, record.offset, hash(record.value), at)
+                seen += len(batch)
+                self._progress(f"reading {topic}", seen, reader.total)
+        return found, len(stray)
+
+    def _located(self, batch: Sequence[Found], home: Home) -> Iterator[tuple[Found, bytes, int | None]]:
+        """The records that have a key, with the partition where their row belongs."""
+        keyed = [(record, record.key, home(record.key)) for record in batch if record.key]
+        placed = iter(self._partitions([h for _, _, h in keyed if h is not None], self._to))
+        for record, key, h in keyed:
+            yield record, key, None if h is None else next(placed)
+
+    def _compare(self, topic: str, found: Mapping[bytes, _Place]) -> None:
+        """`Fatal` if a row stands in its new place already, as another one: no interruption of ours leaves that."""
+        there: dict[bytes, int] = {}
+        with self._reader(topic, {place.home for place in found.values()}) as reader:
+            for record in reader:
+                place = found.get(record.key or b"")
+                if place is None or record.key is None or record.partition != place.home:
+                    continue
+                if record.value is None:
+                    there.pop(record.key, None)
+                else:
+                    there[record.key] = hash(record.value)
+        differing = sum(digest != found[key].digest for key, digest in there.items())
+        if differing:
+            raise Fatal(
+                f"{topic}: {differing} keys have rows in two partitions that differ. Partitions were added by other "
+                "means, and workers ran on them: their state must be restored from a backup of before"
+            )
+
+    def _put(self, topic: str, found: Mapping[bytes, _Place]) -> None:
+        writer, done = Writer(*self._kafka), 0
+        with self._reader(topic, {place.partition for place in found.values()}) as reader:
+            for record in reader:
+                place = found.get(record.key or b"")
+                if place is None or (record.partition, record.offset) != (place.partition, place.offset):
+                    continue
+                writer.send(
+                    topic,
+                    record.key,
+                    record.value,
+                    timestamp=max(0, record.timestamp),
+                    headers=record.headers,
+                    partition=place.home,
+                )
+                done += 1
+                if done % _BATCH == 0:
+                    self._progress(f"moving {topic}", done, len(found))
+        writer.flush()
+        assert done == len(found), "a row was not found again"
+        self._progress(f"moving {topic}", done, len(found))
+
+    def _clear(self, topic: str, found: Mapping[bytes, _Place]) -> None:
+        """Tombstones where the rows were; only when they are durable where they are now."""
+        writer = Writer(*self._kafka)
+        for done, (key, place) in enumerate(found.items(), 1):
+            headers = [(MOVED_TO, b"%d" % place.home)]
+            writer.send(topic, key, None, headers=headers, partition=place.partition)
+            if done % _BATCH == 0:
+                self._progress(f"clearing {topic}", done, len(found))
+        writer.flush()
+        self._progress(f"clearing {topic}", len(found), len(found))
+
+    def _reader(self, topic: str, only: set[int] | None = None) -> Reader:
+        return Reader(*self._kafka, topic, only=only)
+
+
+def _batches(reader: Reader) -> Iterator[list[Found]]:
+    records = iter(reader)
+    while batch := list(islice(records, _BATCH)):
+        yield batch
