@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 
 from ..errors import Misuse, SealstreamError, Transient
 from .topic_specs import CHANGELOGS, Spec, changelog_name, differences, group_name, specs
@@ -38,6 +38,13 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger("librdkafka")
+_SOON = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
+"""What a new partition answers for a moment."""
 _MOCK = "mockCluster"  # how librdkafka's mock cluster begins its cluster id; it has no admin API, and no topic ids
 
 
@@ -224,6 +231,21 @@ class _Cluster:
             except KafkaException as error:
                 raise explain(error, name) from None
         self._await(small, dict.fromkeys(small, to))
+        self._await_answers([TopicPartition(name, number) for name in small for number in range(to)])
+
+    def _await_answers(self, parts: Sequence[TopicPartition]) -> None:
+        """Metadata name the leaders before these know that they are: return when each of them answers."""
+        for _ in range(round(10 * self._timeout)):
+            asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in parts}, request_timeout=self._timeout)
+            try:
+                for future in asked.values():
+                    self._result(future)
+                return
+            except KafkaException as error:
+                if error.args[0].code() not in _SOON:
+                    raise explain(error) from None
+            time.sleep(0.1)
+        raise Transient("Kafka made the partitions, but they do not answer yet; try again")
 
     def ids(self, names: Sequence[str]) -> dict[str, str]:
         ids = dict.fromkeys(names, "")
