@@ -26,7 +26,7 @@ from pipeline.crypto.seal import SealPath
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic
 from pipeline.flow.identify import IdentifyLeg
-from pipeline.stages import identity_rows, watch_rows
+from pipeline.stages import identity_rows
 from pipeline.stages.fold import event_decoder
 from pipeline.stages.identity_rows import Assigned, Evidence, Facts, Row, Seen, Union
 from pipeline.stages.link import Rules, load_rules

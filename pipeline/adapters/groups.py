@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .reader import Reader, unreachable
 from .topics import admin_config
 
-_NOBODY = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "GROUP_ID_NOT_FOUND")
-"""What Kafka says of a group that nobody has joined yet."""
+_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS")
+"""What Kafka says while it looks for a group's coordinator; a new cluster for some seconds."""
 _QUIET = logging.getLogger("librdkafka")
 
 
@@ -24,15 +25,15 @@ def members(
     Raises `Transient` when the broker does not answer within `timeout` seconds.
     """
     admin = AdminClient(admin_config(bootstrap, security))
-    found = {}
-    for group, future in admin.describe_consumer_groups(list(groups), request_timeout=timeout).items():
+    until = time.monotonic() + timeout
+    while True:
+        asked = admin.describe_consumer_groups(list(groups), request_timeout=timeout)
         try:
-            found[group] = len(future.result(2 * timeout).members)
+            return {group: len(future.result(2 * timeout).members) for group, future in asked.items()}
         except KafkaException as error:
-            if not _is_nobody(error):
+            if error.args[0].name() not in _SOON or time.monotonic() > until:
                 raise unreachable(error) from None
-            found[group] = 0
-    return found
+        time.sleep(0.2)
 
 
 def behind(
@@ -76,20 +77,10 @@ def _positions(
             TopicPartition(topic, n) for n in consumer.list_topics(topic, timeout=timeout).topics[topic].partitions
         ]
         marks = {tp.partition: consumer.get_watermark_offsets(tp, timeout=timeout) for tp in parts}
-        try:
-            committed = {tp.partition: tp.offset for tp in consumer.committed(parts, timeout=timeout)}
-        except KafkaException as error:
-            if not _is_nobody(error):
-                raise
-            committed = {}
-        starts = {number: max(low, committed.get(number, -1)) for number, (low, _) in marks.items()}
+        committed = {tp.partition: tp.offset for tp in consumer.committed(parts, timeout=timeout)}
+        starts = {number: max(low, committed[number]) for number, (low, _) in marks.items()}  # negative: none
         return starts, {number: high for number, (_, high) in marks.items()}
     except KafkaException as error:
         raise unreachable(error) from None
     finally:
         consumer.close()
-
-
-def _is_nobody(error: KafkaException) -> bool:
-    fault = error.args[0] if error.args else None
-    return isinstance(fault, KafkaError) and fault.name() in _NOBODY

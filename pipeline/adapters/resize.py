@@ -15,14 +15,15 @@ A row is written to its new partition, and when that is durable its old place ge
 Records that were consumed stay where they are, and so do rows that belong to a partition instead of a key. Nothing
 may be left to consume (`blockers`): what waited in an old partition would be folded by the wrong owner.
 
-Cost: three reads of each moved topic for a million rows that move, with 300 bytes of memory for each of these; and
-what `Rows.homes` needs.
+Cost: four reads of each moved topic for each million records in it, with 300 bytes of memory for each row that moves
+of that million; and what `Rows.homes` needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from zlib import crc32
 
 import msgspec
 
@@ -32,8 +33,8 @@ from .reader import Found, Reader
 from .writer import Writer
 
 MOVED_TO = "moved-to"
-ROWS = 1_000_000
-"""Rows that move together: bounds the memory."""
+RECORDS = 1_000_000
+"""About so many records, of some share of the keys, are looked at together: bounds the memory."""
 _BATCH = 1_000
 
 Home = Callable[[bytes], bytes | None]
@@ -70,7 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct):
-    """Rows of a topic that moved, or in a dry run would: there at least so many if there are `ROWS`.
+    """Rows of a topic that moved, or in a dry run would.
 
     `stray`: rows of which nobody can say where they belong; they stay.
     """
@@ -98,6 +99,16 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
     home: int
 
 
+class _Share(msgspec.Struct, frozen=True):
+    """A part of all keys, whatever they are."""
+
+    number: int
+    shares: int
+
+    def has(self, key: bytes) -> bool:
+        return crc32(key) % self.shares == self.number
+
+
 class Resize:
     """One run. Raises `Transient` when the broker does not answer, and then can be repeated."""
 
@@ -109,11 +120,11 @@ class Resize:
         to: int,
         partitions: Partitioner,
         progress: Progress,
-        rows: int = ROWS,
+        records: int = RECORDS,
     ) -> None:
         self._kafka = (bootstrap, security)
         self._plan, self._to, self._partitions, self._progress = plan, to, partitions, progress
-        self._rows = rows
+        self._records = records
 
     def run(self, *, dry_run: bool = False) -> Report:
         """Raises `Misuse` for fewer partitions than there are, and if the installation does not stand still."""
@@ -168,20 +179,29 @@ class Resize:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def _look(self, rows: Rows) -> Moved:
-        found, stray = self._misplaced(rows.topic, self._homes(rows))
-        return Moved(len(found), stray)
+        home, moved = self._homes(rows), Moved()
+        for share in self._shares(rows.topic):
+            found, stray = self._misplaced(rows.topic, home, share)
+            moved.rows, moved.stray = moved.rows + len(found), moved.stray + stray
+        return moved
 
     def _move(self, rows: Rows) -> Moved:
-        home = self._homes(rows)
-        moved = Moved()
-        while True:
-            found, moved.stray = self._misplaced(rows.topic, home)
-            if not found:
-                return moved
-            self._compare(rows.topic, found)
-            self._put(rows.topic, found)
-            self._clear(rows.topic, found)
-            moved.rows += len(found)
+        home, moved = self._homes(rows), Moved()
+        for share in self._shares(rows.topic):
+            found, stray = self._misplaced(rows.topic, home, share)
+            moved.stray += stray
+            while found:
+                self._compare(rows.topic, found)
+                self._put(rows.topic, found)
+                self._clear(rows.topic, found)
+                moved.rows += len(found)
+                found, _ = self._misplaced(rows.topic, home, share)
+        return moved
+
+    def _shares(self, topic: str) -> list[_Share]:
+        with self._reader(topic) as reader:
+            shares = 1 + reader.total // self._records
+        return [_Share(number, shares) for number in range(shares)]
 
     def _homes(self, rows: Rows) -> Home:
         def keys() -> Iterator[bytes]:
@@ -192,14 +212,17 @@ class Resize:
 
         return rows.homes(keys())
 
-    def _misplaced(self, topic: str, home: Home) -> tuple[dict[bytes, _Place], int]:
-        """Return up to `ROWS` rows that are not where they belong, by key, and how many belong nowhere."""
+    def _misplaced(self, topic: str, home: Home, share: _Share) -> tuple[dict[bytes, _Place], int]:
+        """Return the rows that are not where they belong, by key, and how many belong nowhere; of a share of the keys.
+
+        Of a row in two wrong places (of two resizes that were interrupted) one: the other one is found the next time.
+        """
         found: dict[bytes, _Place] = {}
         stray: set[bytes] = set()
         with self._reader(topic) as reader:
             seen = 0
             for batch in _batches(reader):
-                for record, key, at in self._located(batch, home):
+                for record, key, at in self._located(batch, home, share):
                     if at is None:
                         (stray.discard if record.value is None else stray.add)(key)
                         continue
@@ -208,15 +231,15 @@ class Resize:
                         continue
                     if record.value is None:
                         found.pop(key, None)
-                    elif known is not None or len(found) < self._rows:
+                    else:
                         found[key] = _Place(record.partition, record.offset, hash(record.value), at)
                 seen += len(batch)
                 self._progress(f"reading {topic}", seen, reader.total)
         return found, len(stray)
 
-    def _located(self, batch: Sequence[Found], home: Home) -> Iterator[tuple[Found, bytes, int | None]]:
-        """The records that have a key, with the partition where their row belongs."""
-        keyed = [(record, record.key, home(record.key)) for record in batch if record.key]
+    def _located(self, batch: Sequence[Found], home: Home, share: _Share) -> Iterator[tuple[Found, bytes, int | None]]:
+        """The records of a share of the keys, with the partition where their row belongs."""
+        keyed = [(record, record.key, home(record.key)) for record in batch if record.key and share.has(record.key)]
         placed = iter(self._partitions([h for _, _, h in keyed if h is not None], self._to))
         for record, key, h in keyed:
             yield record, key, None if h is None else next(placed)

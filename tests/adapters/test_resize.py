@@ -63,11 +63,11 @@ class Stage:
         to: int,
         homes: Callable[[Iterable[bytes]], Home] = by_key,
         progress: Callable[[str, int, int], None] = lambda *_: None,
-        rows: int = 1_000_000,
+        records: int = 1_000_000,
     ) -> Resize:
         rows_of = (Rows(self.topic, homes),)
         plan = Plan(groups={"nobody": ()}, changelogs=(self.topic,), outputs=(), rows=rows_of, sources=())
-        return Resize(self.bootstrap, {}, plan, to, partitions, progress, rows)
+        return Resize(self.bootstrap, {}, plan, to, partitions, progress, records)
 
     def live(self) -> dict[tuple[int, bytes], bytes]:
         return live(read_all(self.bootstrap, self.topic))
@@ -88,7 +88,7 @@ KEYS = [b"key-%d" % i for i in range(200)]
 def test_each_row_has_its_last_value_at_its_home_and_nowhere_else(stage: Stage, to: int) -> None:
     stage.keyed(*((k, b"old") for k in KEYS), *((k, b"new " + k) for k in KEYS), (KEYS[0], None), (KEYS[1], None))
     stage.keyed((KEYS[1], b"again"))
-    report = stage.resize(to, rows=70).run()
+    report = stage.resize(to, records=150).run()
     expected = {(partition_of(k, to), k): b"new " + k for k in KEYS[2:]}
     expected[partition_of(KEYS[1], to), KEYS[1]] = b"again"
     assert stage.live() == expected
