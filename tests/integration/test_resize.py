@@ -214,10 +214,8 @@ def test_interrupted_at_each_step_it_goes_on_and_no_worker_starts_before_the_end
     interrupter = Interrupter()
     tried = done = False
     while not done:
-        resize = wiring.resize(config_of(pipeline), NEW, interrupter)
-        resize._records = 700  # several shares
         try:
-            resize.run()
+            wiring.resize(config_of(pipeline), NEW, interrupter).run()
             done = True
         except Interrupted:
             for leg, count in product(SOURCES, (4, NEW)):

@@ -89,7 +89,7 @@ def read_all(bootstrap: str, topic: str) -> list[Got]:
     try:
         until = time.monotonic() + 60
         while todo and time.monotonic() < until:
-            for m in consumer.consume(5000, timeout=1):
+            for m in consumer.consume(5000, timeout=0.2):
                 if m.error():
                     if m.error().name() == "_PARTITION_EOF" and m.offset() >= todo.get(m.partition(), 0):
                         todo.pop(m.partition(), None)
