@@ -12,8 +12,9 @@ from confluent_kafka.admin import AdminClient
 from .reader import Reader, unreachable
 from .topics import admin_config
 
-_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS")
+_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "_TIMED_OUT")
 """What Kafka says while it looks for a group's coordinator; a new cluster for some seconds."""
+_ASK_SECONDS = 5.0
 _QUIET = logging.getLogger("librdkafka")
 
 
@@ -27,9 +28,9 @@ def members(
     admin = AdminClient(admin_config(bootstrap, security))
     until = time.monotonic() + timeout
     while True:
-        asked = admin.describe_consumer_groups(list(groups), request_timeout=timeout)
+        asked = admin.describe_consumer_groups(list(groups), request_timeout=_ASK_SECONDS)
         try:
-            return {group: len(future.result(2 * timeout).members) for group, future in asked.items()}
+            return {group: len(future.result(2 * _ASK_SECONDS).members) for group, future in asked.items()}
         except KafkaException as error:
             if error.args[0].name() not in _SOON or time.monotonic() > until:
                 raise unreachable(error) from None
