@@ -12,8 +12,9 @@ from confluent_kafka import KafkaException, Producer
 
 from .adapters import keyfile, schema_files
 from .adapters.memory_table import MemoryTable
+from .adapters.positions import Positions
 from .adapters.reader import Reader, unreachable
-from .adapters.topics import Spec, admin_config, specs
+from .adapters.topics import Spec, admin_config, changelog_name, specs, topic_ids
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
 from .errors import Misuse, Transient
@@ -24,6 +25,7 @@ from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
 from .stages.link import Rules, load_rules
+from .verify.log import Snapshot
 
 _FLUSH_SECONDS = 30.0
 
@@ -82,6 +84,35 @@ def wanted_topics(config: Settings, *, append_time: bool = True) -> tuple[Spec, 
 
 def reader(config: Settings, topic: Topic, since: Mapping[int, int] | None = None) -> Reader:
     return Reader(config.bootstrap(), config.security(), config.topic_prefix + topic, since)
+
+
+def positions(config: Settings) -> Positions:
+    return Positions(config.bootstrap(), config.security(), prefix=config.topic_prefix, group=config.group)
+
+
+@contextmanager
+def snapshot(config: Settings, wait: float, tell: Callable[[Mapping[str, int]], None]) -> Iterator[Snapshot]:
+    """Yield what `sealstream verify` reads, after waiting for the legs: `moment.snapshot`."""
+    from .verify import moment, run
+
+    names = {name: _topic_of(config, name) for name in run.LOGS}
+    with positions(config) as at:
+        at.bounds(Topic.RAW)  # an absent topic is told as such
+        ids = topic_ids(config.bootstrap(), names.values(), config.security())
+        incarnations = {name: ids[topic] for name, topic in names.items()}
+
+        def open_reader(name: str) -> Reader:
+            return Reader(config.bootstrap(), config.security(), names[name])
+
+        with moment.snapshot(at, incarnations, open_reader, wait, tell) as taken:
+            yield taken
+
+
+def _topic_of(config: Settings, name: str) -> str:
+    leg, slash, table = name.partition("/")
+    if slash:
+        return changelog_name(leg, table, prefix=config.topic_prefix, group=config.group)
+    return config.topic_prefix + name
 
 
 @contextmanager
