@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 from .adapters import keyfile, schema_files
 from .adapters.memory_table import MemoryTable
+from .adapters.positions import Positions
 from .adapters.reader import Reader
-from .adapters.resize import Home, Plan, Progress, Resize, Rows
-from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs
+from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
+from .adapters.standstill import blockers
+from .adapters.topics import CHANGELOGS, Spec, changelog_name, specs, topic_ids
 from .adapters.writer import Writer
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
@@ -25,6 +29,7 @@ from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
+from .verify.log import Snapshot
 
 
 def throw_away_ring() -> KeyRing:
@@ -83,6 +88,36 @@ def reader(config: Settings, topic: Topic, since: Mapping[int, int] | None = Non
     return Reader(config.bootstrap(), config.security(), config.topic_prefix + topic, since)
 
 
+def positions(config: Settings) -> Positions:
+    return Positions(config.bootstrap(), config.security(), prefix=config.topic_prefix, group=config.group)
+
+
+@contextmanager
+def snapshot(config: Settings, wait: float, tell: Callable[[Mapping[str, int]], None]) -> Iterator[Snapshot]:
+    """Yield what `sealstream verify` reads, after waiting for the legs: `moment.snapshot`."""
+    from .verify import moment, run
+
+    names = {name: _topic_of(config, name) for name in run.LOGS}
+    with positions(config) as at:
+        at.bounds(Topic.RAW)  # an absent topic is told as such
+        ids = topic_ids(config.bootstrap(), names.values(), config.security())
+        incarnations = {name: ids[topic] for name, topic in names.items()}
+
+        def open_reader(name: str) -> Reader:
+            return Reader(config.bootstrap(), config.security(), names[name])
+
+        with moment.snapshot(at, incarnations, open_reader, wait, tell) as taken:
+            earlier = earlier_counts(config.bootstrap(), config.security(), config.topic_prefix + Topic.CONTROL)
+            yield structs.replace(taken, earlier=earlier)
+
+
+def _topic_of(config: Settings, name: str) -> str:
+    leg, slash, table = name.partition("/")
+    if slash:
+        return changelog_name(leg, table, prefix=config.topic_prefix, group=config.group)
+    return config.topic_prefix + name
+
+
 @contextmanager
 def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int], None]]:
     """Yield the function: a record and its Kafka time in ms → written. On leaving, all of it is on the broker.
@@ -118,15 +153,12 @@ ROW_HOMES: Mapping[tuple[str, str], Callable[[Iterable[bytes]], Home] | None] = 
 
 def resize_plan(config: Settings) -> Plan:
     """Return the part that each topic plays when partitions are added."""
-    prefix, group = config.topic_prefix, config.group
-    legs = (ProtectLeg, IdentifyLeg, WatchLeg)
-    changelogs = {table: changelog_name(*table, prefix=prefix, group=group) for table in CHANGELOGS}
+    prefix = config.topic_prefix
+    changelogs = {table: changelog_name(*table, prefix=prefix, group=config.group) for table in CHANGELOGS}
     rows = [Rows(prefix + Topic.PROFILES, _as_keyed)]
     rows += [Rows(name, homes) for table, name in changelogs.items() if (homes := ROW_HOMES[table]) is not None]
     return Plan(
-        groups={
-            group_name(leg.name, prefix=prefix, group=group): tuple(prefix + s for s in leg.sources) for leg in legs
-        },
+        control=prefix + Topic.CONTROL,
         changelogs=tuple(changelogs.values()),
         outputs=tuple(prefix + t for t in (Topic.PROFILES, Topic.RESOLVED, Topic.ALERTS, Topic.AUDIT)),
         rows=tuple(rows),
@@ -135,9 +167,15 @@ def resize_plan(config: Settings) -> Plan:
 
 
 def resize(config: Settings, to: int, progress: Progress) -> Resize:
-    from .worker.partitioner import partitions
+    kafka = config.bootstrap(), config.security()
 
-    return Resize(config.bootstrap(), config.security(), resize_plan(config), to, partitions, progress)
+    def blocked(begun: bool) -> list[str]:
+        # a raw record is protected wherever it is, and once begun nobody can consume
+        may_wait = (Topic.RAW,) if begun else ()
+        with positions(config) as at:
+            return list(blockers(*kafka, at, may_wait, prefix=config.topic_prefix, group=config.group))
+
+    return Resize(*kafka, resize_plan(config), to, blocked, progress)
 
 
 def work(names: Sequence[str], config: Settings) -> int:

@@ -91,12 +91,17 @@ class Reader:
         return tuple(sorted(self._ends))
 
     @property
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """Partition → (first offset to be read, end)."""
+        return dict(self._ends)
+
+    @property
     def total(self) -> int:
         """How many offsets there are to read; compaction may leave fewer records."""
         return sum(max(0, high - low) for low, high in self._ends.values())
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield the records, in offset order within a partition."""
+        """Yield the records, in offset order within a partition; each time from the beginning."""
         ends = {number: end for number, (low, end) in self._ends.items() if low < end}
         self._consumer.assign([TopicPartition(self._topic, n, self._since.get(n, OFFSET_BEGINNING)) for n in ends])
         heard = time.monotonic()

@@ -13,7 +13,8 @@ A row is written to its new partition, and when that is durable its old place ge
 `moved-to`. An interruption in between leaves it in both places, equal; the repetition writes it once more.
 
 Records that were consumed stay where they are, and so do rows that belong to a partition instead of a key. Nothing
-may be left to consume (`blockers`): what waited in an old partition would be folded by the wrong owner.
+may be left to consume (`standstill`): what waited in an old partition would be folded by the wrong owner. Before the
+sources grow, `control` is told how many partitions there were, for those who ask why old records are where they are.
 
 Cost: four reads of each moved topic for each million records in it, with 300 bytes of memory for each row that moves
 of that million; and what `Rows.homes` needs.
@@ -28,7 +29,8 @@ from zlib import crc32
 import msgspec
 
 from ..errors import Fatal, Misuse
-from . import groups, topics
+from . import topics
+from .partitioner import partitions
 from .reader import Found, Reader
 from .writer import Writer
 
@@ -39,8 +41,8 @@ _BATCH = 1_000
 
 Home = Callable[[bytes], bytes | None]
 """A row's key → the key by whose murmur2 it lives; None: nobody can say."""
-Partitioner = Callable[[Sequence[bytes], int], list[int]]
-"""Keys, number of partitions → the partition of each."""
+Blockers = Callable[[bool], Sequence[str]]
+"""Whether the changelogs have begun to grow → what must be done before anything else can be."""
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, of how much."""
 
@@ -55,8 +57,7 @@ class Rows(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Topics by the part that they play, by their names on the broker."""
 
-    groups: Mapping[str, tuple[str, ...]]
-    """Consumer group of each leg → the topics that it reads."""
+    control: str
     changelogs: tuple[str, ...]
     outputs: tuple[str, ...]
     """Read by no leg."""
@@ -109,6 +110,23 @@ class _Share(msgspec.Struct, frozen=True):
         return crc32(key) % self.shares == self.number
 
 
+class _Earlier(msgspec.Struct, frozen=True):
+    partitions: list[int]
+
+
+_EARLIER = b"partitions/earlier"
+
+
+def earlier_counts(bootstrap: str, security: Mapping[str, str], control: str) -> tuple[int, ...]:
+    """How many partitions the topics had before they grew, ascending. Raises as `Reader` does."""
+    earlier: tuple[int, ...] = ()
+    with Reader(bootstrap, security, control) as reader:
+        for record in reader:
+            if record.key == _EARLIER and record.value is not None:
+                earlier = tuple(msgspec.json.decode(record.value, type=_Earlier).partitions)
+    return earlier
+
+
 class Resize:
     """One run. Raises `Transient` when the broker does not answer, and then can be repeated."""
 
@@ -118,12 +136,12 @@ class Resize:
         security: Mapping[str, str],
         plan: Plan,
         to: int,
-        partitions: Partitioner,
+        blockers: Blockers,
         progress: Progress,
         records: int = RECORDS,
     ) -> None:
         self._kafka = (bootstrap, security)
-        self._plan, self._to, self._partitions, self._progress = plan, to, partitions, progress
+        self._plan, self._to, self._blockers, self._progress = plan, to, blockers, progress
         self._records = records
 
     def run(self, *, dry_run: bool = False) -> Report:
@@ -136,7 +154,7 @@ class Resize:
         if dry_run or grown:
             moved = {rows.topic: self._look(rows) for rows in self._plan.rows}
             if dry_run:
-                blocked = () if grown and not any(m.rows for m in moved.values()) else tuple(self.blockers(before))
+                blocked = () if grown and not any(m.rows for m in moved.values()) else tuple(self._blocked(before))
                 return Report(to=self._to, dry_run=True, partitions=before, moved=moved, blocked=blocked)
             if not any(m.rows for m in moved.values()):
                 return Report(to=self._to, dry_run=False, partitions=before, moved=moved)
@@ -145,31 +163,26 @@ class Resize:
         self._stands_still(topics.counts(*self._kafka, self._plan.topics))  # nobody came in meanwhile
         self._grow(self._plan.outputs)
         moved = {rows.topic: self._move(rows) for rows in self._plan.rows}
+        self._remember(before)
         for topic in self._plan.sources:
             self._grow([topic])
         return Report(to=self._to, dry_run=False, partitions=before, moved=moved)
 
-    def blockers(self, counts: Mapping[str, int]) -> Iterator[str]:
-        """What must be done before anything can change; `counts` of partitions, by topic.
-
-        Once the changelogs have grown nobody can consume, and what comes to the first source meanwhile can wait there:
-        its records are no rows, and each is protected wherever it is.
-        """
-        begun = any(counts[name] == self._to for name in self._plan.changelogs)
-        for group, number in groups.members(*self._kafka, self._plan.groups).items():
-            if number:
-                yield f"{group} has {number} members: stop the workers (a killed one counts until its session ends)"
-        for group, names in self._plan.groups.items():
-            read = [name for name in names if not (begun and name == self._plan.sources[-1])]
-            for topic, lag in groups.behind(*self._kafka, group, read).items():
-                yield (
-                    f"{group} is {lag} records behind the end of {topic}: stop the producers, let the workers run "
-                    "until its lag is zero, then stop them"
-                )
+    def _blocked(self, counts: Mapping[str, int]) -> Sequence[str]:
+        return self._blockers(any(counts[name] == self._to for name in self._plan.changelogs))
 
     def _stands_still(self, counts: Mapping[str, int]) -> None:
-        if blocked := list(self.blockers(counts)):
+        if blocked := self._blocked(counts):
             raise Misuse("; ".join(blocked))
+
+    def _remember(self, counts: Mapping[str, int]) -> None:
+        """Note how many partitions the sources have before they grow."""
+        earlier = earlier_counts(*self._kafka, self._plan.control)
+        more = {counts[name] for name in self._plan.sources} - {self._to, *earlier}
+        if more:
+            writer = Writer(*self._kafka)
+            writer.send(self._plan.control, _EARLIER, msgspec.json.encode(_Earlier(sorted({*earlier, *more}))))
+            writer.flush()
 
     def _grow(self, names: Sequence[str]) -> None:
         self._progress(f"growing {', '.join(names)}", 0, len(names))
@@ -240,7 +253,7 @@ class Resize:
     def _located(self, batch: Sequence[Found], home: Home, share: _Share) -> Iterator[tuple[Found, bytes, int | None]]:
         """The records of a share of the keys, with the partition where their row belongs."""
         keyed = [(record, record.key, home(record.key)) for record in batch if record.key and share.has(record.key)]
-        placed = iter(self._partitions([h for _, _, h in keyed if h is not None], self._to))
+        placed = iter(partitions([h for _, _, h in keyed if h is not None], self._to))
         for record, key, h in keyed:
             yield record, key, None if h is None else next(placed)
 

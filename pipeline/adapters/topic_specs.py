@@ -25,6 +25,13 @@ DAY = 24 * 60 * MINUTE
 COMPACTION_MS = 10 * MINUTE
 """A destroyed subject key is gone from closed segments after about this time (Kafka rolls a segment on an append)."""
 
+SOURCES: dict[str, tuple[str, ...]] = {
+    "protect": (Topic.RAW.value,),
+    "identify": (Topic.PROTECTED.value, Topic.IDENTITY.value),
+    "watch": (Topic.PROTECTED.value, Topic.REJECTED.value, Topic.WATCH.value),
+}
+"""What each leg reads."""
+
 CHANGELOGS: tuple[tuple[str, str], ...] = (
     ("protect", "subject-keys"),
     ("identify", "tokens"),

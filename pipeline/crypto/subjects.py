@@ -60,7 +60,7 @@ class SubjectKeys:
     def find(self, subject: str, key_id: bytes) -> SubjectKey | None:
         """Return the person's key `key_id` for opening, or None if it is not (or no longer) here."""
         try:
-            return SubjectKey(key_id, self._unwrapped(_row(subject, key_id)))
+            return SubjectKey(key_id, self._unwrapped(row_key(subject, key_id)))
         except LookupError:
             return None
 
@@ -88,7 +88,7 @@ class SubjectKeys:
 
     def _make(self, subject: str, index: dict[str, bytes]) -> SubjectKey:
         key_id, key = self._random(KEY_ID_BYTES), self._random(KEY_BYTES)
-        row = _row(subject, key_id)
+        row = row_key(subject, key_id)
         self._table.put(row, wrap_key(self._kek, key, key_id, _aad(row)))
         index[subject] = row
         return SubjectKey(key_id, key)
@@ -100,7 +100,8 @@ class SubjectKeys:
         return unwrap_key(self._kek, record, row[-KEY_ID_BYTES:], _aad(row))
 
 
-def _row(subject: str, key_id: bytes) -> bytes:
+def row_key(subject: str, key_id: bytes) -> bytes:
+    """The table's key of a row."""
     return subject.encode() + b"\0" + key_id
 
 

@@ -17,7 +17,6 @@ from pipeline.adapters.resize import MOVED_TO, Home, Plan, Resize, Rows
 from pipeline.adapters.topics import Spec, apply
 from pipeline.errors import Fatal, Misuse
 from pipeline.stages.identity_rows import evidence_homes, evidence_key, pack, pack_members
-from pipeline.worker.partitioner import partitions
 from tests.integration.tools import Got, read_all
 
 pytestmark = pytest.mark.broker
@@ -46,6 +45,7 @@ def live(records: Iterable[Got]) -> dict[tuple[int, bytes], bytes]:
 class Stage:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.bootstrap, self.topic = bootstrap, topic
+        self.control = topic + ".control"
         self.count = 4
 
     def write(self, *records: tuple[int, bytes, bytes | None]) -> None:
@@ -66,8 +66,8 @@ class Stage:
         records: int = 1_000_000,
     ) -> Resize:
         rows_of = (Rows(self.topic, homes),)
-        plan = Plan(groups={"nobody": ()}, changelogs=(self.topic,), outputs=(), rows=rows_of, sources=())
-        return Resize(self.bootstrap, {}, plan, to, partitions, progress, records)
+        plan = Plan(control=self.control, changelogs=(self.topic,), outputs=(), rows=rows_of, sources=())
+        return Resize(self.bootstrap, {}, plan, to, lambda _: (), progress, records)
 
     def live(self) -> dict[tuple[int, bytes], bytes]:
         return live(read_all(self.bootstrap, self.topic))
@@ -76,9 +76,9 @@ class Stage:
 @pytest.fixture
 def stage(kafka: str, kafka_admin: AdminClient) -> Iterator[Stage]:
     topic = f"resize{uuid.uuid4().hex[:8]}"
-    apply(kafka, None, [Spec(topic, 4, 1)])
+    apply(kafka, None, [Spec(topic, 4, 1), Spec(topic + ".control", 1, 1)])
     yield Stage(kafka, topic)
-    kafka_admin.delete_topics([topic])
+    kafka_admin.delete_topics([topic, topic + ".control"])
 
 
 KEYS = [b"key-%d" % i for i in range(200)]

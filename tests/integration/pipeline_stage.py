@@ -13,15 +13,9 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name
 from pipeline.events import Topic
 from tests.integration.tools import Got, Worker, committed, ends, last_values, read_all, wait_for
-
-SOURCES = {
-    "protect": (Topic.RAW,),
-    "identify": (Topic.PROTECTED, Topic.IDENTITY),
-    "watch": (Topic.PROTECTED, Topic.REJECTED, Topic.WATCH),
-}
 
 
 class Pipeline:

@@ -18,7 +18,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from pipeline import settings, wiring
-from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name
 from pipeline.adapters.topics import counts
 from pipeline.demo import story
 from pipeline.errors import Misuse
@@ -26,7 +26,7 @@ from pipeline.events import Topic
 from pipeline.stages.identity_rows import unpack, unpack_members
 from pipeline.worker.engine import EngineConfig
 from pipeline.worker.startup import await_topics
-from tests.integration.pipeline_stage import SOURCES, Pipeline, account, origin_of
+from tests.integration.pipeline_stage import Pipeline, account, origin_of
 from tests.integration.tools import Got, ending, ends, read_all, wait_for
 
 END_MS = 1_790_000_000_000
@@ -140,6 +140,8 @@ def check_goes_on(pipeline: Pipeline, events: Iterator[story.DemoEvent]) -> None
     profiles = {key.decode(): json.loads(value) for (_, key), value in rows.items()}
     profiles = {key: value for key, value in profiles.items() if "merged_into" not in value}
     assert profiles == pipeline.recomputed()
+    verified = pipeline.command("verify", "--json")
+    assert verified.returncode == 0, verified.stdout.decode()
     anchors = {json.loads(r.value or b"")["anchor"]: r.partition for r in pipeline.read(Topic.PROTECTED)}
     assert set(anchors.values()) == set(range(NEW))
     for name, found in rows_of(pipeline, *ROWS).items():
@@ -171,6 +173,8 @@ def test_four_partitions_become_twelve(pipeline: Pipeline) -> None:
     assert all(moved["rows"] > 0 and moved["stray"] == 0 for moved in report["moved"].values())
     check_moved(before, pipeline)
     assert pipeline.profiles() == profiles == pipeline.recomputed()
+    verified = pipeline.command("verify", "--json")
+    assert verified.returncode == 0, verified.stdout.decode()
 
     with ending(small := pipeline.worker(SEALSTREAM_PARTITIONS="4")):
         assert small.wait(30) == 2
