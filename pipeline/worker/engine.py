@@ -23,13 +23,13 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
-from ..adapters.topic_specs import changelog_name, group_name
+from ..adapters.topic_specs import CLAIM, changelog_name, group_name
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from . import fencing
 from .book import OffsetBook, TopicPartition
-from .fencing import CLAIM, Fenced, Lease
+from .fencing import Fenced, Lease
 from .journal import DEATHS, Journal
 from .output import Output
 from .records import Written

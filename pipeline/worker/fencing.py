@@ -4,7 +4,7 @@ Kafka refuses the commits of an old generation, but not its records. So three th
 
 - The *lease*: nothing is sent unless a heartbeat was answered within the session's time-out, by this worker's own
   clock. One that was stopped or cut off for longer drops what it had in work; it no longer knows who owns what.
-- The *claim*: who takes a changelog's partition over writes a record with the key `CLAIM` first. After it only its
+- The *claim*: who takes a changelog's partition over writes a record with an empty key first. After it only its
   writer's records count; whatever an earlier one still sends is passed over by everybody who reads the changelog. A
   writer is known by the producer id that Kafka puts on each of its batches.
 - The *gap*: own records are next to each other in a changelog. A gap shows the records of another, in which an owner
@@ -25,9 +25,6 @@ from aiokafka.structs import TopicPartition
 from ..errors import Transient
 from .records import Written
 from .security import client_arguments
-
-CLAIM = b""
-"""The key of a claim; no row has it."""
 
 
 class Fenced(Transient):

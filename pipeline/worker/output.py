@@ -16,9 +16,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import TopicPartition
 
+from ..adapters.partitioner import partitions
 from ..errors import Fatal
 from ..ports import Out
-from .partitioner import partitions
 from .security import client_arguments
 
 log = structlog.get_logger(__name__)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
+from ..adapters.topic_specs import CLAIM
 from ..errors import Corrupt
 from ..ports import Out
-from .fencing import CLAIM
 from .records import Written
 
 POLL_SECONDS = 0.02

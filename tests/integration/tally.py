@@ -24,13 +24,13 @@ from typing import Any
 
 import msgspec
 
-from pipeline.adapters.topic_specs import CHANGELOG
+from pipeline.adapters.topic_specs import CHANGELOG, CLAIM
 from pipeline.events import SourceBatch, Topic
 from pipeline.ports import STATE, Effects, Out, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker import engine, run
 from pipeline.worker.book import OffsetBook
-from pipeline.worker.fencing import CLAIM, Lease
+from pipeline.worker.fencing import Lease
 from pipeline.worker.output import Output
 from pipeline.worker.tables import ChangelogTable
 

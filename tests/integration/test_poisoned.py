@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, changelog_name, group_name
 from pipeline.demo import story
 from pipeline.events import Topic
-from pipeline.worker.fencing import CLAIM
 from tests.integration.pipeline_stage import SOURCES, Pipeline, account
 from tests.integration.tools import Worker, committed, ending, ends, read_all, wait_for
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from pipeline.worker.fencing import CLAIM
+from pipeline.adapters.topic_specs import CLAIM
 
 
 class Got(NamedTuple):
@@ -91,7 +91,7 @@ def read_all(bootstrap: str, topic: str) -> list[Got]:
     try:
         until = time.monotonic() + 60
         while todo and time.monotonic() < until:
-            for m in consumer.consume(5000, timeout=1):
+            for m in consumer.consume(5000, timeout=0.2):
                 if m.error():
                     if m.error().name() == "_PARTITION_EOF" and m.offset() >= todo.get(m.partition(), 0):
                         todo.pop(m.partition(), None)

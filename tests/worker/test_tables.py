@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.adapters.topic_specs import CLAIM
 from pipeline.errors import Corrupt
 from pipeline.ports import Out
-from pipeline.worker.fencing import CLAIM
 from pipeline.worker.records import Written
 from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd, unchecked
 
