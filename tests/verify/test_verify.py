@@ -159,7 +159,11 @@ def test_an_origin_that_raw_does_not_have_is_foreign(origin: Origin) -> None:
     def forge(world: Topology) -> None:
         found, event = world.protected()[-1]
         forged = msgspec.structs.replace(event, origin=origin, sealed={}, key=None)
-        world.repeat(Topic.PROTECTED, found, msgspec.json.encode(forged))
+        first = msgspec.structs.replace(found, value=msgspec.json.encode(forged))
+        log = [first, *world.topics[Topic.PROTECTED][found.partition]]  # so that it is no measure of the others' order
+        world.topics[Topic.PROTECTED][found.partition] = [
+            msgspec.structs.replace(f, offset=i) for i, f in enumerate(log)
+        ]
 
     finding = made(spoil=forge).only(Check.FOREIGN)
     assert finding.first == [place(origin)]
@@ -180,6 +184,23 @@ def test_what_raw_no_longer_holds_has_expired(world: Topology) -> None:
     assert report.ok, report.findings
     assert report.events["expired"] == 30
     assert report.events["raw"] == 570
+
+
+def test_what_expired_before_it_was_read_is_missing() -> None:
+    def stand_still(world: Topology) -> None:
+        for name in (Topic.PROTECTED, Topic.REJECTED):
+            for found in [*world.records(name)]:
+                origin = origin_in(found.value)
+                if origin.partition == 1 and 12 <= origin.offset < 30:
+                    world.drop(name, found)
+        world.starts[Topic.RAW, 1] = 30
+        world.topics[Topic.RAW][1] = [f for f in world.topics[Topic.RAW][1] if f.offset >= 30]
+
+    world = made(spoil=stand_still)
+    world.committed[1] = 10
+    finding = world.only(Check.MISSING)
+    assert finding.count == 18
+    assert finding.first == [f"events.raw/{NOW}/1/10"]
 
 
 def test_a_raw_partition_that_has_expired_whole(world: Topology) -> None:
