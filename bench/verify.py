@@ -27,7 +27,7 @@ from pipeline.adapters.memory_table import MemoryTable
 from pipeline.adapters.partitioner import partitions
 from pipeline.adapters.reader import Found
 from pipeline.crypto.subjects import row_key
-from pipeline.events import Origin, ProtectedEvent, SourceBatch, SubjectRef, Topic, event_id
+from pipeline.events import EventIds, Origin, ProtectedEvent, SourceBatch, SubjectRef, Topic
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import Out
@@ -57,12 +57,12 @@ class Made:
 
     def _events(self, rejected: bool) -> Iterator[tuple[int, bytes, bytes]]:
         """(raw partition, key, value), by the number of the event."""
+        ids = [EventIds(Topic.RAW, "", p) for p in range(4)]
         for first, people in self._templates():
             for i in range(first, min(first + 4 * PER_PERSON, self.count)):
                 if (i % 100 == 99) == rejected:
                     anchor, templates = people[i % 4]
-                    origin = Origin("events.raw", "", i % 4, i // 4)
-                    ident = event_id(origin).hex().encode()
+                    ident = ids[i % 4].of(i // 4).hex().encode()
                     key = b"events.raw//%d/%d" % (i % 4, i // 4) if rejected else anchor
                     template = _REJECTED if rejected else templates[i % len(templates)]
                     yield i % 4, key, template % (ident, i % 4, i // 4, BEGIN_MS + i, BEGIN_MS + i)
