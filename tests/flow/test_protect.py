@@ -2,7 +2,7 @@
 
 Mutations seen red: a random nonce in a seal; the outputs before the key's changelog; rejects dropped; a token's field
 stays in the event; what the schema does not name is lost; the weakest identifier is the anchor; a reject sealed without
-its headers; tokens without their kind.
+its headers; tokens without their kind; rejects by stage, not by offset.
 """
 
 from __future__ import annotations
@@ -272,3 +272,11 @@ def test_an_original_that_no_record_can_hold_is_rejected_without_it_and_marked()
     _, rejected = leg.run([RawRecord(0, RECEIVED, b"k", value)])
     found = msgspec.json.decode(rejected[0], type=RejectedRecord)
     assert (found.reason, found.kept, found.sealed) == ("too_large", False, b"")
+
+
+def test_rejects_come_out_in_the_order_of_their_offsets_whichever_stage_refused_them() -> None:
+    leg = Leg()
+    nobody = json.dumps(event(userId=None)).encode()
+    _, rejected = leg.run([RawRecord(i, RECEIVED, None, nobody if i % 2 else b"{") for i in range(6)])
+    assert list(rejected) == [0, 1, 2, 3, 4, 5]
+    assert {json.loads(value)["stage"] for value in rejected.values()} == {"decode", "tokenize"}
