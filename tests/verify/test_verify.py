@@ -509,23 +509,45 @@ def test_a_pointer_that_was_lost(world: Topology) -> None:
     assert place(origins_of(world, token)[0]) in world.only(Check.TABLES).first
 
 
-def test_a_pointer_may_lead_over_others(world: Topology) -> None:
+def a_cluster(world: Topology) -> tuple[str, list[tuple[str, Row]]]:
+    """A root, and its members with their rows."""
     members = defaultdict(list)
     for found in world.records(TOKENS):
         row = decode_row(found.value or b"")
         if row.parent:
-            members[row.parent].append((unpack(found.key or b""), row))
-    (first, row), (second, _) = max(members.values(), key=len)[:2]
+            members[unpack(row.parent)].append((unpack(found.key or b""), row))
+    return max(members.items(), key=lambda both: len(both[1]))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_pointer_may_lead_over_others(world: Topology, turned: bool) -> None:
+    _, members = a_cluster(world)
+    (first, row), (second, other) = members[:2]
+    if turned:
+        first, row, second = second, other, first
     row.parent = pack(second)
     put(world, first, row)
     assert world.report().ok
 
 
 def test_pointers_in_a_circle(world: Topology) -> None:
+    root, members = a_cluster(world)
+    at = partition_of(root.encode(), PARTITIONS)
+    row = decode_row(next(f.value for f in world.topics[TOKENS][at] if f.key == pack(root)) or b"")
+    row.parent = pack(members[0][0])
+    put(world, root, row)
+    finding = world.only(Check.TABLES)
+    assert "pointer" in finding.what
+    assert finding.count == 1 + len(members)
+
+
+def test_a_pointer_to_itself(world: Topology) -> None:
     token, row = a_row(world, is_member)
     row.parent = pack(token)
     put(world, token, row)
-    assert "pointer" in world.only(Check.TABLES).what
+    finding = world.only(Check.TABLES)
+    assert "pointer" in finding.what
+    assert finding.count == 1
 
 
 def test_a_row_with_another_profile_id(world: Topology) -> None:
