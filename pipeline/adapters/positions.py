@@ -25,7 +25,9 @@ _NOBODY_YET = {
 class Positions:
     """Topics go by their contractual names. Raises `Transient` and `Misuse` as `Reader` does."""
 
-    def __init__(self, bootstrap: str, security: Mapping[str, str], *, prefix: str = "", group: str = "sealstream"):
+    def __init__(
+        self, bootstrap: str, security: Mapping[str, str], *, prefix: str = "", group: str = "sealstream"
+    ) -> None:
         self._prefix = prefix
         self._parts: dict[str, list[TopicPartition]] = {}
         self._groups = {

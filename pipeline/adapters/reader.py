@@ -132,6 +132,7 @@ class Reader:
                 )
                 if offset + 1 >= end:
                     del ends[number]
+        self._consumer.unassign()  # else it would go on fetching what is new
 
     def close(self) -> None:
         self._consumer.close()

@@ -75,7 +75,7 @@ class ProtectPartition:
         leg = self._leg
         decoded = decode(records, leg.registry, leg.max_event_bytes)
         tokenized, unusable = tokenize(decoded.passed, leg.tokens)
-        rejects = decoded.rejected + tokenized.rejected
+        rejects = sorted(decoded.rejected + tokenized.rejected, key=lambda r: r.record.offset)
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys.get)

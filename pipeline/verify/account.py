@@ -133,8 +133,8 @@ class Account:
                     self._add(Check.FOREIGN, "an origin of another topic or partition", stream, part)
             else:
                 counts["expired"] += self._foreign(stream)
-        for partition in self._raw.bounds:
-            self._missing((Topic.RAW.value, self._raw.incarnation, partition), committed.get(partition, 0))
+        for partition, offset in committed.items():
+            self._missing((Topic.RAW.value, self._raw.incarnation, partition), offset)
         return {
             "raw": self._count(_RAW),
             "protected": self._count(_PROTECTED),
@@ -157,7 +157,13 @@ class Account:
         return expired
 
     def _missing(self, stream: Stream, committed: int) -> None:
-        end = self._raw.bounds[stream[2]][1]
+        start, end = self._raw.bounds[stream[2]]
+        if committed < start:
+            parts = self._offsets(stream, _SIDES, -1)
+            lost = start - committed - sum(int(((part >= committed) & (part < start)).sum()) for part in parts)
+            if lost:
+                what = "not committed when events.raw deleted them"
+                self._findings.add(Check.MISSING, what, Origin(*stream, committed), lost)
         if committed > end:
             self._findings.add(
                 Check.AHEAD, "committed beyond the end of events.raw", Origin(*stream, end), committed - end

@@ -9,6 +9,9 @@ from ..events import Merged, Origin, ProtectedEvent
 from ..outcomes import RejectedRecord
 from ..stages.identity_rows import well_formed
 
+FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
+
 _PARTITIONS = 1 << 31
 _NUMBERS = 1 << 63
 
@@ -28,7 +31,7 @@ _profile = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def protected(found: Found) -> ProtectedEvent | None:
     try:
         event = _protected.decode(found.value or b"")
-    except (msgspec.DecodeError, RecursionError):
+    except FAULTS:
         return None
     good = (
         _possible(event.origin)
@@ -43,7 +46,7 @@ def protected(found: Found) -> ProtectedEvent | None:
 def rejected(found: Found) -> Origin | None:
     try:
         origin = _rejected.decode(found.value or b"").origin
-    except msgspec.DecodeError:
+    except FAULTS:
         return None
     return origin if _possible(origin) else None
 
@@ -51,7 +54,7 @@ def rejected(found: Found) -> Origin | None:
 def resolved(found: Found) -> Origin | None:
     try:
         origin = _resolved.decode(found.value or b"").origin
-    except (msgspec.DecodeError, RecursionError):
+    except FAULTS:
         return None
     return origin if _possible(origin) else None
 
@@ -71,7 +74,7 @@ def merged_into(value: bytes) -> bytes | None:
         if not value.startswith(b'{"merged_into"'):
             return b"" if _profile.decode(value) else None
         return profile_id(_merged.decode(value).merged_into.encode())
-    except (msgspec.DecodeError, RecursionError):
+    except FAULTS:
         return None
 
 

@@ -6,6 +6,7 @@ its members' facts. In: the last values of rows. Only for what is wrong are ther
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -29,11 +30,15 @@ from ..stages.identity_rows import (
 )
 from .findings import Check, Findings
 from .log import Log, last_values
+from .records import FAULTS
 
 _COUNTED = "a row does not count each origin of its token once"
 _POINTERS = "a pointer does not lead to its cluster's root"
 _MEMBERS = "a root's members are not its cluster's tokens"
 _EVIDENCE = "a root's evidence is not its member's facts"
+
+Way = tuple[str, str, int]
+"""Topic, incarnation and partition of origins."""
 
 Anchored = Mapping[str, list[Origin]]
 """Token → the origins of the events that are anchored on it, each once."""
@@ -69,7 +74,11 @@ class Tables:
             self._known.add(digest_of(token))
             origins = anchored.get(token, [])
             found = self._rows.pop((owners[token], pack(token)), None)
-            row = Row() if found is None else self._read(found)
+            if found is None:
+                place = min(origins, default=cluster.oldest)
+                self._findings.add(Check.TABLES, "a token without a row", place)
+                continue
+            row = self._read(found)
             if row is None:
                 continue
             rows[token] = row
@@ -79,11 +88,11 @@ class Tables:
             if not wrong:
                 counted.add(token)
         if len(rows) < len(tokens):
-            return  # one cannot be read, and has been reported
+            return  # the others cannot be followed, and one is reported already
         root = min(tokens, key=token_rank)
         ends = _ends({token: row.parent for token, row in rows.items()})
         for token in tokens:
-            place = min(anchored.get(token, [cluster.oldest]))
+            place = min(anchored.get(token, ()), default=cluster.oldest)
             if ends[token] != root:
                 self._findings.add(Check.TABLES, _POINTERS, place)
             elif rows[token].profile != cluster.profile:
@@ -95,7 +104,7 @@ class Tables:
         try:
             row = decode_row(found.value)
             unpack(row.parent)
-        except (Corrupt, UnicodeDecodeError):
+        except (Corrupt, *FAULTS):
             self._findings.add(Check.UNREADABLE, "tokens: a row does not read back", self._logs[0].place(found))
             return None
         return row
@@ -112,7 +121,7 @@ class Tables:
         found = self._parts.pop((owner, pack(root)), None)
         try:
             members = set(unpack_members(found.value or b"")) if found is not None else set()
-        except (Corrupt, UnicodeDecodeError):
+        except (Corrupt, *FAULTS):
             assert found is not None
             self._findings.add(Check.UNREADABLE, "evidence: a row does not read back", self._logs[1].place(found))
             return
@@ -123,7 +132,7 @@ class Tables:
             facts = rows[member].facts
             held = self._parts.pop((owner, evidence_key(root, member)), None)
             if member in counted and (held.value if held else None) != (None if facts is None else encode(facts)):
-                self._findings.add(Check.TABLES, _EVIDENCE, min(anchored.get(member, [cluster.oldest])))
+                self._findings.add(Check.TABLES, _EVIDENCE, min(anchored.get(member, ()), default=cluster.oldest))
 
     def close(self) -> None:
         """After all clusters: no row may be left but the evidence of tokens that are roots no more."""
@@ -141,10 +150,10 @@ def _ends(parents: Mapping[str, bytes]) -> dict[str, str]:
     """Where each token's pointers end; "" in a circle or outside of the cluster."""
     ends: dict[str, str] = {}
     for token in parents:
-        way = []
+        way: dict[str, None] = {}
         at = token
         while at in parents and at not in ends and parents[at] and at not in way:
-            way.append(at)
+            way[at] = None
             at = unpack(parents[at])
         end = ends.get(at, at if at in parents and not parents[at] else "")
         ends.update(dict.fromkeys((*way, token), end))
@@ -156,16 +165,20 @@ def _wrong(row: Row, origins: list[Origin], oldest: Origin) -> list[Origin]:
     facts = row.facts
     if facts is None:
         return origins
+    by_way: dict[Way, list[Origin]] = defaultdict(list)
+    for origin in origins:
+        by_way[origin.topic, origin.incarnation, origin.partition].append(origin)
     has = set()
+    good = facts.version == len(origins) == sum(facts.events.values())
     for at, seen in row.seen.items():
         index, partition = at >> 32, at & 0xFFFFFFFF
-        stream = facts.streams[index] if index < len(facts.streams) else "\0"
-        topic, _, incarnation = stream.partition("\0")
+        topic, _, incarnation = (facts.streams[index] if index < len(facts.streams) else "").partition("\0")
         has |= {Origin(topic, incarnation, partition, offset) for offset in _above(seen)}
-        way = (topic, incarnation, partition)
-        has |= {o for o in origins if o.offset <= seen.floor and (o.topic, o.incarnation, o.partition) == way}
+        known = by_way[topic, incarnation, partition]
+        has |= {origin for origin in known if origin.offset <= seen.floor}
+        good &= seen.floor <= seen.high == max((origin.offset for origin in known), default=-1)
     wrong = has ^ set(origins)
-    if not wrong and not facts.version == len(origins) == sum(facts.events.values()):
+    if not wrong and not good:
         wrong.add(min(origins, default=oldest))
     return sorted(wrong)
 
