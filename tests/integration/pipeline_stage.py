@@ -29,7 +29,7 @@ class Pipeline:
         self.bootstrap, self.prefix, self.directory = bootstrap, prefix, directory
         self._made = itertools.count()
         self._workers: list[Worker] = []
-        self._env = {
+        self.env = {
             "SEALSTREAM_KAFKA": bootstrap,
             "SEALSTREAM_TOPIC_PREFIX": prefix,
             "SEALSTREAM_KEY_FILE": str(directory / "keys.json"),
@@ -45,7 +45,7 @@ class Pipeline:
             [sys.executable, "-m", "pipeline", *args],
             input=stdin,
             capture_output=True,
-            env={**os.environ, **self._env},
+            env={**os.environ, **self.env},
             timeout=120,
             check=False,
         )
@@ -56,7 +56,7 @@ class Pipeline:
         made = Worker(
             ["-m", "pipeline", "worker", "--legs", legs],
             self.directory / f"worker-{i}.log",
-            {**self._env, **state, **env},
+            {**self.env, **state, **env},
         )
         self._workers.append(made)
         return made

@@ -4,8 +4,8 @@
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
 written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
-`recovery`. At the first three it waits a moment before, in which commits go on: whatever was acknowledged too early is
-then on record.
+`recovery`, `revoked` and `assigned` (partitions, in a rebalance). Where it can it waits a moment before, in which commits go on:
+whatever was acknowledged too early is then on record.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -97,25 +98,38 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "rows": (Output, "write_to", of_a_changelog),
     "settled": (OffsetBook, "settle", always),
     "recovery": (ChangelogTable, "apply_changelog_batch", always),
+    "revoked": (engine.LegEngine, "drain", always),
+    "assigned": (engine.LegEngine, "_open", always),
 }
+MOMENT = 0.5
+"""Seconds; several times `commit_seconds` below."""
 
 
-def die_at(point: str, nth: int) -> None:
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def strike_at(point: str, nth: int, strike: Callable[[], None] = kill, moment: float = MOMENT) -> None:
+    """Have `strike` called once, at the `nth` time from now on that this process comes to the point."""
     owner, name, counts = POINTS[point]
     inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
+    struck = False
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def once() -> None:
+        nonlocal struck
+        if not struck:
+            struck = True
+            strike()
 
     def before(self: Any, *args: Any) -> Any:
         if counts(*args) and next(left) == 0:
-            die()
+            once()
         return inner(self, *args)
 
     async def soon_before(self: Any, *args: Any) -> Any:
-        if counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
-            await asyncio.sleep(0.5)
-            die()
+        if not struck and counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
+            await asyncio.sleep(moment)
+            once()
         return await inner(self, *args)
 
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
@@ -132,7 +146,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.die:
         point, nth = args.die.split(":")
-        die_at(point, int(nth))
+        strike_at(point, int(nth))
     config = engine.EngineConfig(
         bootstrap=args.bootstrap,
         topic_prefix=args.prefix,
