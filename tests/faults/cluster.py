@@ -10,7 +10,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.adapters.brokers.local import LocalBroker, new_cluster_id
 from pipeline.adapters.topics import admin_config
+from pipeline.errors import Transient
 from tests.faults.proxy import Network
 from tests.integration.tools import wait_for
 
@@ -36,10 +37,10 @@ class Node(LocalBroker):
 
     java_options = ("-Xms128m", "-Xmx256m", "-XX:TieredStopAtLevel=1")  # quick to start rather than quick
 
-    def __init__(self, number: int, cluster_id: str) -> None:
+    def __init__(self, number: int, cluster_id: str, ports: Sequence[int]) -> None:
         super().__init__()
         self.number, self.cluster_id = number, cluster_id
-        self.port, self.controller_port, self.workers_port = steady_ports(3)
+        self.port, self.controller_port, self.workers_port = ports
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.advertised_port = 0
         self.voters = ""
@@ -147,19 +148,31 @@ async def _reorder(bootstrap: str, topic: str, partition: int, replicas: Sequenc
 
 
 @contextmanager
-def running(say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+def running(say: Callable[[str], None]) -> Iterator[Cluster]:
     """Yield a cluster that answers. `Transient` where Java or Maven are missing."""
     prepared = LocalBroker.prepare(say)
-    cluster_id = new_cluster_id()
     with Network() as network:
-        nodes = [Node(number, cluster_id) for number in NODES]
-        voters = ",".join(f"{node.number}@127.0.0.1:{node.controller_port}" for node in nodes)
-        for node in nodes:
-            node.prepared, node.voters = prepared, voters
-            node.advertised_port = network.add(node.number, node.workers_port, steady_ports(1)[0])
-        cluster = Cluster(nodes, network)
+        cluster = _started(prepared, network)
         try:
-            cluster.start()
             yield cluster
         finally:
             cluster.close()
+
+
+def _started(prepared: Path, network: Network) -> Cluster:
+    for _ in range(3):  # a port may be taken between its choice and its use
+        cluster_id = new_cluster_id()
+        ports = steady_ports(4 * len(NODES))
+        nodes = [Node(number, cluster_id, ports[4 * i : 4 * i + 3]) for i, number in enumerate(NODES)]
+        for i, node in enumerate(nodes):
+            node.prepared = prepared
+            node.voters = ",".join(f"{n.number}@127.0.0.1:{n.controller_port}" for n in nodes)
+            node.advertised_port = network.add(node.number, node.workers_port, ports[4 * i + 3])
+        cluster = Cluster(nodes, network)
+        try:
+            cluster.start()
+            return cluster
+        except Transient as error:
+            failed = error
+            cluster.close()
+    raise failed

@@ -169,6 +169,11 @@ class Fleet:
             if slot.worker is not None:
                 slot.worker.process.send_signal(name)
 
+    def tell(self) -> None:
+        """Have every worker write to its log where each of its tasks is."""
+        for slot in self.slots:
+            self.signal(slot.number, signal.SIGUSR2)
+
     def deaths(self, number: int) -> int:
         with self._lock:
             return sum(e.slot == number for e in self.exits)

@@ -1,10 +1,12 @@
 """`sealstream` with faults that the harness can arm: `python -m tests.faults.launch ORDERS worker …`.
 
-ORDERS is a file with `Orders` as JSON. It is read at the start, and again at SIGUSR1.
+ORDERS is a file with `Orders` as JSON. It is read at the start, and again at SIGUSR1. At SIGUSR2 the process writes to
+its log where each of its tasks is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -63,11 +65,17 @@ def main() -> int:
 
     obey()
     signal.signal(signal.SIGUSR1, obey)
+    signal.signal(signal.SIGUSR2, _tell)
     _die_of_poison()
 
     from pipeline.cli.main import run
 
     return run(sys.argv[2:])
+
+
+def _tell(*_: object) -> None:
+    for task in asyncio.all_tasks(asyncio.get_running_loop()):
+        task.print_stack()
 
 
 def _limit(size: int) -> None:

@@ -78,43 +78,47 @@ class Progress:
                     raise
                 time.sleep(POLL_SECONDS)
 
-    def behind(self, legs: Iterable[str], seconds: float) -> int:
-        """Wait until legs have committed what stands on their topics now; how many records they lack after `seconds`."""
+    def lacking(self, legs: Iterable[str], seconds: float) -> str:
+        """Wait until legs have committed what stands on their topics now; what is lacking after `seconds`, or ""."""
         until = time.monotonic() + seconds
         goals: dict[str, Offsets] = {}
-        lacking = 0
         while True:
+            lacking = []
             for leg in legs:
                 if leg not in goals and (ends := self.ends(SOURCES[leg])) is not None:
                     goals[leg] = ends
-            lacking = 0 if len(goals) == len(list(legs)) else 1
-            for leg, goal in goals.items():
-                done = self.committed(leg) or {}
-                lacking += sum(max(0, end - done.get(place, 0)) for place, end in goal.items())
+                done = self.committed(leg)
+                if leg not in goals or done is None:
+                    lacking.append(f"the offsets of {leg} cannot be had")
+                    continue
+                lacking += [
+                    f"{leg} {topic}/{partition}: {end - done[topic, partition]} records"
+                    for (topic, partition), end in goals[leg].items()
+                    if end > done[topic, partition]
+                ]
             if not lacking or time.monotonic() > until:
-                return lacking
+                return ", ".join(lacking)
             time.sleep(POLL_SECONDS)
 
-    def await_zero(self, seconds: float) -> int:
-        """Wait until what stands on `events.raw` now has gone through every leg; the lag that is left at the end."""
+    def await_zero(self, seconds: float) -> str:
+        """Wait until what stands on `events.raw` now has gone through every leg; what is lacking at the end, or ""."""
         until = time.monotonic() + seconds
         for legs in STAGES:
-            lacking = self.behind(legs, until - time.monotonic())
-            if lacking:
+            if lacking := self.lacking(legs, until - time.monotonic()):
                 return lacking
-        return 0
+        return ""
 
-    def await_rest(self, seconds: float) -> int:
+    def await_rest(self, seconds: float) -> str:
         """As `await_zero`, for messages too that legs send to themselves; only while nobody produces."""
         until = time.monotonic() + seconds
         lacking = self.await_zero(seconds)
-        while not lacking and time.monotonic() < until:
-            ends = {leg: self.ends(topics) for leg, topics in SOURCES.items()}
-            done = {leg: self.committed(leg) for leg in SOURCES}
-            if all(ends[leg] is not None and ends[leg] == done[leg] for leg in SOURCES):
-                return 0
-            time.sleep(POLL_SECONDS)
-        return lacking or 1
+        while not lacking:
+            if not (lacking := self.lacking(SOURCES, 0.0)):
+                return ""
+            if time.monotonic() < until:
+                lacking = ""
+                time.sleep(POLL_SECONDS)
+        return lacking
 
     def raw_ends(self) -> dict[int, int]:
         """Of `events.raw`, by partition."""

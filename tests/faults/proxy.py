@@ -154,7 +154,9 @@ class Network:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def add(self, number: int, target: int, port: int = 0) -> int:
-        """Have a proxy for `target`; its port."""
+        """Have a proxy for `target`, in place of another of this number; its port."""
+        if (before := self._proxies.pop(number, None)) is not None:
+            self._call(before.stop())
 
         async def make() -> Proxy:
             proxy = Proxy(target)

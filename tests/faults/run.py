@@ -86,7 +86,10 @@ def do(fault: Fault, world: World) -> Outcome:
         wrong = str(error) or type(error).__name__
     lacking = world.progress.await_zero(ZERO_SECONDS)
     recovery = None if lacking else time.monotonic() - began
-    if not lacking:
+    if lacking:
+        wrong = "; ".join(filter(None, [wrong, lacking]))
+        world.fleet.tell()
+    else:
         try:
             world.cluster.await_whole()
             world.fleet.await_up()

@@ -51,7 +51,7 @@ class World(msgspec.Struct, frozen=True):
         """Nobody produces, and every leg has committed all of its input."""
         self.traffic.pause()
         lacking = self.progress.await_rest(ZERO_SECONDS)
-        assert not lacking, f"after {ZERO_SECONDS:g} s, {lacking} records are not committed"
+        assert not lacking, f"after {ZERO_SECONDS:g} s: {lacking}"
 
     def judged(self) -> Verdict:
         """Only at rest."""
@@ -91,7 +91,8 @@ def made(
         if profiles:
             say(f"filling {profiles} profiles")
             traffic.burst(first_pass(profiles, 1, seed + 1))
-            assert not progress.await_rest(FILL_SECONDS), "the profiles are not filled"
+            traffic_lacks = progress.await_rest(FILL_SECONDS)
+            assert not traffic_lacks, traffic_lacks
         cluster.await_whole()
         traffic.go()
         yield world
