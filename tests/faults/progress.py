@@ -52,6 +52,8 @@ class Progress:
             )
             return {(tp.topic, tp.partition): f.result(2 * ASK_SECONDS).offset for tp, f in asked.items()}
         except (KafkaException, TimeoutError):
+            # librdkafka's admin client asks with the leader epoch that it knew first, and is fenced for ever
+            self._admin = AdminClient(admin_config(self._bootstrap))
             return None
 
     def committed(self, leg: str) -> Offsets | None:
