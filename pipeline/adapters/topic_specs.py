@@ -25,6 +25,9 @@ DAY = 24 * 60 * MINUTE
 COMPACTION_MS = 10 * MINUTE
 """A destroyed subject key is gone from closed segments after about this time (Kafka rolls a segment on an append)."""
 
+CHANGELOG = "-changelog"
+"""How the names of changelogs end, and of no other topic."""
+
 CHANGELOGS: tuple[tuple[str, str], ...] = (
     ("protect", "subject-keys"),
     ("identify", "tokens"),
@@ -53,7 +56,7 @@ def group_name(leg: str, *, prefix: str = "", group: str = "sealstream") -> str:
 
 
 def changelog_name(leg: str, table: str, *, prefix: str = "", group: str = "sealstream") -> str:
-    return f"{group_name(leg, prefix=prefix, group=group)}-{table}-changelog"
+    return f"{group_name(leg, prefix=prefix, group=group)}-{table}{CHANGELOG}"
 
 
 def specs(

@@ -15,6 +15,7 @@ from the protect leg; skipped), `profile`, `message`. Cost by stage: `flow.ident
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 
 import msgspec
 
@@ -87,6 +88,9 @@ class IdentifyPartition:
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
+
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        self._resolver.repeat(keys)
 
     def drain(self) -> Effects:
         profiles, messages = self._resolver.flush()

@@ -85,7 +85,7 @@ class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
     """To a root: its members, each with version and encoded `Facts` (0 and b"" if it has none).
 
     `moved`: not the members' own words but handed on, by a former root or along a pointer. The sender may have
-    announced profiles meanwhile, so the root announces its own again.
+    announced profiles meanwhile, so the root announces its own again; with no entries, under any id of any member.
     """
 
     entries: list[tuple[str, int, bytes]]

@@ -2,19 +2,22 @@
 
 Faust's own `Table` sends a changelog record per `__setitem__` and does not await it. Here a leg puts rows into a
 `PartitionTable`; at a checkpoint the engine takes what changed, the last value of each key, and writes it as one
-batch that is awaited before the acknowledgement. Recovery is Faust's, by whole fetches instead of single records.
+batch that is awaited before the acknowledgement. Recovery is Faust's, by whole fetches instead of single records; which
+of the records count is `fencing`'s rule.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
 from ..ports import Out
+from .fencing import CLAIM
+from .records import Written
 
 POLL_SECONDS = 0.02
 
@@ -22,11 +25,15 @@ POLL_SECONDS = 0.02
 class PartitionTable:
     """One partition of a table (`ports.Table`): a dict of bytes, and which keys changed since the last `changes`."""
 
-    __slots__ = ("_changed", "rows")
+    __slots__ = ("_changed", "_passed_over", "_writer", "next_offset", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
+        self.next_offset = 0
+        """Of the changelog: what lies before was read, or written by this worker."""
         self._changed: dict[bytes, bytes | None] = {}
+        self._writer: int | None = None  # by the last claim read; None: any
+        self._passed_over: set[bytes] = set()  # keys whose last record does not count
 
     def get(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -34,6 +41,9 @@ class PartitionTable:
     def put(self, key: bytes, value: bytes) -> None:
         if self.rows.get(key) != value:
             self.rows[key] = self._changed[key] = value
+
+    def touch(self, key: bytes) -> None:
+        self.write_again((key,))
 
     def delete(self, key: bytes) -> None:
         if self.rows.pop(key, None) is not None:
@@ -50,14 +60,35 @@ class PartitionTable:
         changed, self._changed = self._changed, {}
         return [Out(k, v, timestamp) for k, v in changed.items()]
 
-    def recover(self, records: Iterable[Any]) -> None:
-        """Apply changelog records in their order."""
+    def recover(self, records: Iterable[Written]) -> None:
+        """Apply changelog records in their order, those that count."""
         rows = self.rows
         for r in records:
-            if r.value is None:
-                rows.pop(r.key, None)
+            self.next_offset = r.offset + 1
+            key = r.key
+            if key is None:
+                continue  # nobody's row: Kafka refuses it in a compacted topic
+            if key == CLAIM:
+                self._writer = r.producer_id
+            elif self._writer not in (None, r.producer_id):
+                self._passed_over.add(key)
             else:
-                rows[r.key] = r.value
+                self._passed_over.discard(key)
+                if r.value is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = r.value
+
+    def claimed(self, next_offset: int) -> None:
+        """The partition is claimed; its log goes on at `next_offset`. What a fenced writer put last is written anew."""
+        self.next_offset = next_offset
+        self.write_again(self._passed_over)
+        self._passed_over = set()
+
+    def write_again(self, keys: Collection[bytes]) -> None:
+        """Have the next `changes` hold the rows of `keys`, changed or not."""
+        for key in keys:
+            self._changed[key] = self.rows.get(key)
 
 
 class ChangelogTable(FaustTable):  # type: ignore[misc]

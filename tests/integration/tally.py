@@ -1,11 +1,13 @@
 """A worker with the smallest leg that shows every guarantee: it passes records on and counts them by key.
 
-`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
+`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N | --stop POINT:N] [--raise-at N]
+[--session SECONDS] [--no-lease]`
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
 written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
-`recovery`, `revoked` and `assigned` (partitions, in a rebalance). Where it can it waits a moment before, in which commits go on:
-whatever was acknowledged too early is then on record.
+`recovery`, `revoked` and `assigned` (a partition, in a rebalance). Where it can it waits a moment before, in which
+commits go on: whatever was acknowledged too early is then on record. `--stop` stops it there, until somebody sends
+SIGCONT: a zombie. `--no-lease` lets it send all the same.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from pipeline.adapters.topic_specs import CHANGELOG
 from pipeline.events import SourceBatch, Topic
 from pipeline.ports import STATE, Effects, Out, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker import engine, run
 from pipeline.worker.book import OffsetBook
+from pipeline.worker.fencing import CLAIM, Lease
 from pipeline.worker.output import Output
 from pipeline.worker.tables import ChangelogTable
 
@@ -63,6 +68,9 @@ class TallyPart:
     def on_tick(self, now: int, caught_up: bool) -> None:
         pass
 
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        pass
+
     def drain(self) -> Effects:
         outs, self._outs = self._outs, []
         rows, self._rows = self._rows, {}
@@ -89,7 +97,7 @@ def always(*_: Any) -> bool:
 
 
 def of_a_changelog(batches: Any) -> bool:
-    return any(topic.endswith("-changelog") for topic, _, _ in batches)
+    return any(topic.endswith(CHANGELOG) and outs[0].key != CLAIM for topic, _, outs in batches)
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
@@ -135,18 +143,28 @@ def strike_at(point: str, nth: int, strike: Callable[[], None] = kill, moment: f
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
 
 
+def _point(text: str) -> tuple[str, int]:
+    point, nth = text.split(":")
+    return point, int(nth)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("bootstrap")
     parser.add_argument("prefix")
     parser.add_argument("state_dir")
     parser.add_argument("--die", default="")
+    parser.add_argument("--stop", default="")
+    parser.add_argument("--no-lease", action="store_true")
     parser.add_argument("--raise-at", type=int, default=-1)
     parser.add_argument("--session", type=float, default=6.0)
     args = parser.parse_args()
     if args.die:
-        point, nth = args.die.split(":")
-        strike_at(point, int(nth))
+        strike_at(*_point(args.die))
+    if args.stop:
+        strike_at(*_point(args.stop), partial(os.kill, os.getpid(), signal.SIGSTOP))
+    if args.no_lease:
+        Lease.held = True  # type: ignore[assignment,method-assign]
     config = engine.EngineConfig(
         bootstrap=args.bootstrap,
         topic_prefix=args.prefix,

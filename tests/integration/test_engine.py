@@ -1,16 +1,19 @@
 """The engine's guarantees, on a real broker, with the smallest leg that shows them (`tally`).
 
 Mutations seen red: acknowledged before the output is durable; a changelog write that is not awaited; an exception that
-counts as acknowledged; commits one too many; no drain at SIGTERM; no drain at a rebalance.
+counts as acknowledged; commits one too many; no drain at SIGTERM; no drain at a rebalance; no lease; a lost one that
+drains; no claim; a gap that nobody looks into; a former owner's rows that are not written again.
 """
 
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -185,6 +188,64 @@ def test_a_rebalance_between_two_healthy_workers_repeats_nothing(stage: Stage) -
             wait_for(stage.all_committed, 60, "all is committed")
             assert [first.terminate(), second.terminate()] == [0, 0], first.log + second.log
     assert set(stage.check().values()) == {1}
+
+
+def stopped(worker: Worker) -> bool:
+    return "\nState:\tT" in Path(f"/proc/{worker.process.pid}/status").read_text()
+
+
+@contextmanager
+def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worker]]:
+    """A worker that stopped in the middle of a checkpoint and was woken after another had done its work, and that."""
+    asleep = stage.worker("--stop", point, *args)
+    with ending(asleep):
+        stage.send(12_000)
+        wait_for(lambda: stopped(asleep), 60, "the first has stopped")
+        heir = stage.worker()
+        with ending(heir):
+            stage.send(3_000)
+            wait_for(stage.all_committed, 90, "the second has done all of it")
+            asleep.process.send_signal(signal.SIGCONT)
+            yield asleep, heir
+
+
+@pytest.mark.parametrize("point", ["output:3", "rows:3"])
+def test_a_zombie_drops_what_it_had_in_work_and_joins_again(stage: Stage, point: str) -> None:
+    with zombie(stage, point) as (woken, heir):
+        wait_for(lambda: "is dropped" in woken.log, 60, "the first says so")
+        wait_for(lambda: woken.log.count("partitions assigned") > 1, 60, "the first works again")
+        stage.check()
+        stage.send(3_000)
+        wait_for(stage.all_committed, 60, "all is committed")
+        assert [woken.terminate(), heir.terminate()] == [0, 0], woken.log + heir.log
+    stage.check()
+
+
+def test_rows_that_a_zombie_gets_through_count_for_nothing(stage: Stage) -> None:
+    """As if its clock had lied: its rows come behind its heir's."""
+    with zombie(stage, "rows:3", "--no-lease") as (woken, heir):
+        assert woken.wait(30) == 3, woken.log
+        assert "has taken over partition" in woken.log
+        last = stage.worker()
+        with ending(last):  # reads both
+            stage.send(3_000)
+            wait_for(lambda: last.up and stage.all_committed(), 60, "all is committed")
+            assert [heir.terminate(), last.terminate()] == [0, 0], heir.log + last.log
+    stage.check()
+
+
+def test_rows_that_somebody_else_writes_are_written_again(stage: Stage) -> None:
+    stage.send(1_000)
+    owner = stage.worker()
+    with ending(owner):
+        wait_for(lambda: owner.up and stage.all_committed(), 60, "all is committed")
+        before = stage.table()
+        stale = msgspec.msgpack.encode(Row(1, {}))
+        produce(stage.bootstrap, stage.changelog, [(key, stale) for key in before], every=10)
+        assert stage.table() != before
+        wait_for(lambda: stage.table() == before, 30, "the owner's rows are the last ones again")
+        assert owner.terminate() == 0, owner.log
+    assert "written again" in owner.log
 
 
 def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(stage: Stage) -> None:
