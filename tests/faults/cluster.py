@@ -135,7 +135,7 @@ class Cluster:
 
 
 async def _reorder(bootstrap: str, topic: str, partition: int, replicas: Sequence[int]) -> None:
-    """Make the first of `replicas` the preferred leader. confluent-kafka has no call for it; aiokafka has the request."""
+    """Make the first of `replicas` the preferred leader. confluent-kafka has no call for that, aiokafka a request."""
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:

@@ -330,7 +330,7 @@ class Rewind(Fault, frozen=True):
 
 
 class Ahead(Fault, frozen=True):
-    """The protect leg's group is set past records that it has not read: the judge must miss them. Then it is set back."""
+    """The protect leg's group is set past records that it has not read: the judge must miss them. Then it goes back."""
 
     name = "ahead"
     records: int

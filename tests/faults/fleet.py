@@ -21,6 +21,7 @@ QUICK_SECONDS = 5.0
 """A worker that ends sooner is started again after a longer pause each time."""
 LEGS = 3
 ARMED_SECONDS = 60.0
+NONE = Orders()
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ class Slot:
         self.pause = BACKOFF_SECONDS
         self._log_from = 0
 
-    def start(self, orders: Orders = Orders()) -> None:
+    def start(self, orders: Orders = NONE) -> None:
         self.give(orders)
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         self.doomed = bool(orders.point and orders.signal == signal.SIGKILL)
@@ -145,7 +146,7 @@ class Fleet:
                 self._ended(slot, meant=True)
             return [e.code for e in self.exits[-len(running) :]] if running else []
 
-    def start_one(self, number: int, orders: Orders = Orders()) -> None:
+    def start_one(self, number: int, orders: Orders = NONE) -> None:
         """Start a worker that does not run, with orders from its start on."""
         with self._lock:
             slot = self.slots[number]

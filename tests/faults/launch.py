@@ -26,7 +26,7 @@ MOMENT = 1.2
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """`point`: where the process sends itself `signal`, at the `nth` time (`tests.integration.tally.POINTS`; "": nowhere).
+    """`point`: where (`tests.integration.tally.POINTS`; "": nowhere) the process sends itself `signal`, the `nth` time.
 
     `clock`: seconds that its wall clock is ahead. `file_bytes`: no file of its can grow longer (-1: no limit).
     """

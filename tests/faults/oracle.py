@@ -1,4 +1,4 @@
-"""The judge: what stands on the topics, against what was sent. It knows nothing of what the workers say of themselves."""
+"""The judge: what stands on the topics, against what was sent. What the workers say of themselves does not count."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ class Traffic:
     def burst(self, events: Iterable[workload.Raw]) -> int:
         """Send these as fast as they are taken; how many. Only while paused."""
         assert self._idle.is_set()
-        n = 0
-        for n, (key, value, headers) in enumerate(events, 1):
-            self._send(key, value, headers)
+        before = self.acknowledged
+        for event in events:
+            self._send(*event)
         assert self._producer.flush(FLUSH_SECONDS) == 0
-        return n
+        return self.acknowledged - before
 
     def poison(self) -> None:
         """One valid event that kills whoever decodes it, with the launcher's help."""

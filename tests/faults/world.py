@@ -91,8 +91,8 @@ def made(
         if profiles:
             say(f"filling {profiles} profiles")
             traffic.burst(first_pass(profiles, 1, seed + 1))
-            traffic_lacks = progress.await_rest(FILL_SECONDS)
-            assert not traffic_lacks, traffic_lacks
+            lacking = progress.await_rest(FILL_SECONDS)
+            assert not lacking, lacking
         cluster.await_whole()
         traffic.go()
         yield world
