@@ -18,7 +18,9 @@ PLANS: dict[str, Mapping[str, int]] = {
         "leader-cut": 30,
         "zombie": 30,
         **dict.fromkeys(("cut", "stall", "delay"), 10),
-        **dict.fromkeys(("terminate", "leader-change", "rewind", "ahead", "recreate", "disk-full", "clock-step"), 3),
+        **dict.fromkeys(
+            ("terminate", "leader-change", "rewind", "ahead", "recreate", "disk-full", "clock-step", "poison"), 3
+        ),
     },
 }
 

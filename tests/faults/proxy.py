@@ -122,9 +122,8 @@ class Proxy:
         try:
             while chunk := await reader.read(_CHUNK):
                 await under_way.put((loop.time() + self._wire.delay, chunk))
-            await asyncio.wait(
-                {delivery, end := asyncio.ensure_future(under_way.join())}, return_when="FIRST_COMPLETED"
-            )
+            end = asyncio.ensure_future(under_way.join())
+            await asyncio.wait({delivery, end}, return_when=asyncio.FIRST_COMPLETED)
             end.cancel()
         finally:
             delivery.cancel()

@@ -16,6 +16,7 @@ from tests.faults.proxy import GOOD, Proxy, Wire
 
 SOON = 5.0
 DELAY = 0.1
+CHUNKS = 30
 BROKEN_OFF = (ConnectionError, asyncio.IncompleteReadError)
 
 
@@ -125,13 +126,13 @@ async def test_a_delay_holds_each_way_and_does_not_add_up_over_chunks(proxy: Pro
     reader, writer = await connect(proxy)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    for _ in range(20):
+    for _ in range(CHUNKS):
         writer.write(b"x" * 10)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.001)
     async with asyncio.timeout(SOON):
-        await reader.readexactly(200)
+        await reader.readexactly(10 * CHUNKS)
     assert loop.time() - began >= 2 * DELAY
-    assert loop.time() - began < 20 * DELAY, "under way at the same time, not one after another"
+    assert loop.time() - began < CHUNKS * DELAY, "under way at the same time, not one after another"
 
 
 async def test_what_was_sent_before_the_end_is_passed_on(connect: Connect) -> None:
