@@ -8,6 +8,7 @@ written), `rows` (while a changelog's records are being sent), `settled` (both d
 `recovery`, `revoked` and `assigned` (a partition, in a rebalance). Where it can it waits a moment before, in which
 commits go on: whatever was acknowledged too early is then on record. `--stop` stops it there, until somebody sends
 SIGCONT: a zombie. `--no-lease` lets it send all the same.
+`STATE_DIR/opened-N` has the rows with which the leg began on partition N.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -85,10 +87,12 @@ class TallyLeg:
     sources = (Topic.RAW,)
     tables = (TABLE,)
 
-    def __init__(self, raise_at: int) -> None:
-        self._raise_at = raise_at
+    def __init__(self, raise_at: int, opened: Path) -> None:
+        self._raise_at, self._opened = raise_at, opened
 
     def open(self, partition: int, tables: dict[str, Table]) -> TallyPart:
+        rows = dict(tables[TABLE].items())
+        (self._opened / f"opened-{partition}").write_bytes(msgspec.msgpack.encode(rows))
         return TallyPart(tables[TABLE], self._raise_at)
 
 
@@ -173,7 +177,7 @@ def main() -> int:
         checkpoint_records=1000,
         commit_seconds=0.05,
     )
-    return run.run([TallyLeg(args.raise_at)], config, PrometheusMetrics())
+    return run.run([TallyLeg(args.raise_at, Path(args.state_dir))], config, PrometheusMetrics())
 
 
 if __name__ == "__main__":

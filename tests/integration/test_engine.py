@@ -1,18 +1,20 @@
 """The engine's guarantees, on a real broker, with the smallest leg that shows them (`tally`).
 
 Mutations seen red: acknowledged before the output is durable; a changelog write that is not awaited; an exception that
-counts as acknowledged; commits one too many; no drain at SIGTERM; no drain at a rebalance; no lease; a lost one that
-drains; no claim; a gap that nobody looks into; a former owner's rows that are not written again.
+counts as acknowledged; commits one too many; no drain at SIGTERM or a rebalance; no lease; a lost one that drains;
+a woken worker that does not forget, or does not recover anew; a claim that nobody heeds; a gap that nobody looks into;
+a former owner's rows that are not written again; the last batch of a changelog is not recovered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +22,16 @@ import msgspec
 import pytest
 
 from pipeline.adapters.brokers import Broker, ProcessBroker
+from pipeline.errors import Fatal
 from pipeline.events import Topic
+from pipeline.ports import Out
+from pipeline.worker.output import Output
 from tests.integration.tally import Row
 from tests.integration.tools import (
     Worker,
     committed,
     ending,
+    ends,
     last_values,
     make_topics,
     produce,
@@ -37,6 +43,22 @@ pytestmark = pytest.mark.broker
 
 PARTITIONS = 4
 KEYS = 97
+
+
+class Tally(Worker):
+    def __init__(self, bootstrap: str, prefix: str, directory: Path, args: Sequence[str]) -> None:
+        directory.mkdir()
+        self._directory = directory
+        command = ["-m", "tests.integration.tally", bootstrap, prefix, str(directory), *args]
+        super().__init__(command, directory / "log", {})
+
+    @property
+    def opened(self) -> dict[bytes, bytes]:
+        """The rows with which it began, of all partitions."""
+        rows: dict[bytes, bytes] = {}
+        for path in self._directory.glob("opened-*"):
+            rows |= msgspec.msgpack.decode(path.read_bytes())
+        return rows
 
 
 class Stage:
@@ -61,14 +83,8 @@ class Stage:
             pause=pause,
         )
 
-    def worker(self, *args: str, bootstrap: str | None = None) -> Worker:
-        i = next(self._made)
-        state = self.directory / f"state-{i}"
-        return Worker(
-            ["-m", "tests.integration.tally", bootstrap or self.bootstrap, self.prefix, str(state), *args],
-            self.directory / f"worker-{i}.log",
-            {},
-        )
+    def worker(self, *args: str) -> Tally:
+        return Tally(self.bootstrap, self.prefix, self.directory / f"worker-{next(self._made)}", args)
 
     def outputs(self) -> Counter[bytes]:
         """Origins that came out, with how often; the same origin always with the same bytes."""
@@ -86,8 +102,10 @@ class Stage:
 
     def table(self) -> dict[bytes | None, Row]:
         """The table as its changelog holds it."""
-        rows = last_values(read_all(self.bootstrap, self.changelog))
-        return {k: msgspec.msgpack.decode(v, type=Row) for k, v in rows.items()}
+        return {k: msgspec.msgpack.decode(v, type=Row) for k, v in self.rows().items()}
+
+    def rows(self) -> dict[bytes | None, bytes]:
+        return last_values(read_all(self.bootstrap, self.changelog))
 
     def expected(self) -> dict[bytes | None, int]:
         return dict(Counter(r.key for r in read_all(self.bootstrap, self.raw)))
@@ -133,10 +151,12 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str)
     dies = stage.worker("--die", point)
     with ending(dies):
         assert dies.wait() == -9, dies.log
+    left = stage.rows()
     after = stage.worker()
     with ending(after):
         wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
         assert after.terminate() == 0, after.log
+    assert after.opened == left, "the table after recovery is what the changelog held"
     stage.check()
 
 
@@ -197,6 +217,11 @@ def stopped(worker: Worker) -> bool:
 @contextmanager
 def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worker]]:
     """A worker that stopped in the middle of a checkpoint and was woken after another had done its work, and that."""
+    stage.send(2_000)
+    before = stage.worker()
+    with ending(before):
+        wait_for(stage.all_committed, 60, "there are rows to recover")
+        assert before.terminate() == 0
     asleep = stage.worker("--stop", point, *args)
     with ending(asleep):
         stage.send(12_000)
@@ -232,6 +257,26 @@ def test_rows_that_a_zombie_gets_through_count_for_nothing(stage: Stage) -> None
             wait_for(lambda: last.up and stage.all_committed(), 60, "all is committed")
             assert [heir.terminate(), last.terminate()] == [0, 0], heir.log + last.log
     stage.check()
+
+
+async def test_nothing_is_sent_without_a_lease(stage: Stage) -> None:
+    may_send = False
+    out = Output(stage.bootstrap, {}, "test", may_send=lambda: may_send)
+    await out.start()
+    waiting = asyncio.ensure_future(out.write({stage.out: [Out(b"k", b"v", 1)]}))
+    done, _ = await asyncio.wait({waiting}, timeout=1)
+    assert not done
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 0
+    may_send = True
+    await asyncio.wait_for(waiting, 10)
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 1
+    may_send = False
+    given_up = asyncio.ensure_future(out.write({stage.out: [Out(b"k", b"v", 1)]}))
+    await asyncio.sleep(0.2)
+    await asyncio.wait_for(out.stop(), 10)
+    with pytest.raises(Fatal):
+        await given_up
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 1
 
 
 def test_rows_that_somebody_else_writes_are_written_again(stage: Stage) -> None:
