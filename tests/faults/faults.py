@@ -377,10 +377,10 @@ class Recreate(Fault, frozen=True):
     def strike(self, world: World) -> None:
         world.rest()
         world.fleet.stop()
-        incarnation = _incarnation(world)
+        incarnation = world.incarnation()
         world.ledger.close(incarnation, world.progress.raw_ends(), world.traffic.canaries)
         world.cluster.admin.delete_topics([world.raw], operation_timeout=30)[world.raw].result(30)
-        wait_for(lambda: _incarnation(world) == "", 30, "the topic is gone")
+        wait_for(lambda: world.incarnation() == "", 30, "the topic is gone")
         wait_for(lambda: _made_again(world, incarnation), 30, "the topic is there again")
         world.progress.reconnect()
         world.traffic.again()
@@ -388,13 +388,9 @@ class Recreate(Fault, frozen=True):
         world.traffic.go()
 
 
-def _incarnation(world: World) -> str:
-    return kafka_topics.topic_ids(world.cluster.bootstrap, [world.raw])[world.raw]
-
-
 def _made_again(world: World, before: str) -> bool:
     kafka_topics.apply(world.cluster.bootstrap, None, specs())
-    return _incarnation(world) not in ("", before)
+    return world.incarnation() not in ("", before)
 
 
 class DiskFull(Fault, frozen=True):

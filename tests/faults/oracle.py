@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from pipeline.adapters.topics import topic_ids
 from pipeline.events import Topic
-from tests.faults.progress import Progress
 from tests.faults.traffic import Place
-from tests.integration.pipeline_stage import Pipeline
-from tests.integration.tools import read_all
+from tests.integration.tools import Got
 
 Origin = tuple[str, int, int]
 """Incarnation, partition, offset."""
@@ -70,10 +67,16 @@ class Verdict(msgspec.Struct, frozen=True):
         return not (self.lost or self.twice or self.foreign or self.different or self.canaries_wrong)
 
 
-def judge(pipeline: Pipeline, progress: Progress, ledger: Ledger, canaries: Mapping[int, Place]) -> Verdict:
-    """Judge a pipeline at rest."""
-    incarnation = topic_ids(pipeline.bootstrap, [pipeline.prefix + Topic.RAW])[pipeline.prefix + Topic.RAW]
-    raw = ledger.origins(incarnation, progress.raw_ends())
+class Stands(Protocol):
+    """What stands on a pipeline's topics: `Pipeline` is one."""
+
+    def read(self, topic: str) -> list[Got]: ...
+    def profiles(self) -> dict[str, Any]: ...
+    def recomputed(self) -> dict[str, Any]: ...
+
+
+def judge(pipeline: Stands, incarnation: str, raw: set[Origin], canaries: Mapping[Origin, int]) -> Verdict:
+    """Judge a pipeline at rest. `raw`: every origin there ever was; `incarnation`: that of `events.raw` now."""
     forms: dict[Topic, dict[Origin, bytes]] = {}
     twice: set[Origin] = set()
     duplicates: Counter[str] = Counter()
@@ -93,8 +96,7 @@ def judge(pipeline: Pipeline, progress: Progress, ledger: Ledger, canaries: Mapp
     foreign = (out | resolved.keys()) - raw
     profiles = pipeline.profiles()
     different = _different(profiles, pipeline.recomputed())
-    known = ledger.canaries(incarnation, canaries)
-    wrong = _wrong_canaries(known, protected, profiles)
+    wrong = _wrong_canaries(canaries, protected, profiles)
     times = _times(pipeline, incarnation, lost | twice)
     return Verdict(
         events=len(raw),
@@ -103,7 +105,7 @@ def judge(pipeline: Pipeline, progress: Progress, ledger: Ledger, canaries: Mapp
         twice=len(twice),
         foreign=len(foreign),
         different=len(different),
-        canaries=len(known),
+        canaries=len(canaries),
         canaries_wrong=len(wrong),
         duplicates=duplicates.total(),
         lost_at=tuple(sorted(times[o] for o in lost if o in times)),
@@ -147,12 +149,12 @@ def _wrong_canaries(
     return [o for o in canaries if o not in protected or counted[json.loads(protected[o])["anchor"]] != 1]
 
 
-def _times(pipeline: Pipeline, incarnation: str, origins: Iterable[Origin]) -> dict[Origin, float]:
+def _times(pipeline: Stands, incarnation: str, origins: Iterable[Origin]) -> dict[Origin, float]:
     wanted = set(origins)
     if not wanted:
         return {}
     return {
         origin: r.timestamp / 1000
-        for r in read_all(pipeline.bootstrap, pipeline.prefix + Topic.RAW)
+        for r in pipeline.read(Topic.RAW)
         if (origin := (incarnation, r.partition, r.offset)) in wanted
     }

@@ -55,7 +55,13 @@ class World(msgspec.Struct, frozen=True):
 
     def judged(self) -> Verdict:
         """Only at rest."""
-        return judge(self.pipeline, self.progress, self.ledger, self.traffic.canaries)
+        incarnation = self.incarnation()
+        raw = self.ledger.origins(incarnation, self.progress.raw_ends())
+        return judge(self.pipeline, incarnation, raw, self.ledger.canaries(incarnation, self.traffic.canaries))
+
+    def incarnation(self) -> str:
+        """Of `events.raw`; "" while there is none."""
+        return kafka_topics.topic_ids(self.cluster.bootstrap, [self.raw])[self.raw]
 
 
 @contextmanager
