@@ -16,6 +16,7 @@ from bench.workload import first_pass
 from pipeline.adapters import topics as kafka_topics
 from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name
 from pipeline.events import Topic
+from pipeline.outcomes import Reason
 from tests.faults.cluster import NODES
 from tests.faults.launch import Orders
 from tests.faults.progress import Offsets
@@ -447,8 +448,15 @@ class Poison(Fault, frozen=True):
         return cls()
 
     def strike(self, world: World) -> None:
+        before = _crashed(world)
         world.traffic.poison()
-        world.sleep(1.0)
+        wait_for(lambda: _crashed(world) > before, ZERO_SECONDS, "the record is rejected as crashed_worker")
+
+
+def _crashed(world: World) -> int:
+    """How many records were rejected since they kill workers."""
+    reason = f'"reason":"{Reason.CRASHED_WORKER.value}"'.encode()
+    return sum(reason in (r.value or b"") for r in world.pipeline.read(Topic.REJECTED))
 
 
 FAULTS: dict[str, type[Fault]] = {
