@@ -385,8 +385,9 @@ class Recreate(Fault, frozen=True):
         wait_for(lambda: _made_again(world, incarnation), 30, "the topic is there again")
         world.progress.reconnect()
         world.traffic.again()
-        world.fleet.start()
         world.traffic.go()
+        world.fleet.start()
+        world.fleet.await_up()
 
 
 def _made_again(world: World, before: str) -> bool:
