@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
@@ -116,7 +117,7 @@ class Cluster:
     def leader(self, topic: str, partition: int) -> int:
         return int(self._partition(topic, partition).leader)
 
-    def _partition(self, topic: str, partition: int):  # type: ignore[no-untyped-def]
+    def _partition(self, topic: str, partition: int) -> Any:
         return self.admin.list_topics(topic, timeout=10).topics[topic].partitions[partition]
 
     def move_leader(self, topic: str, partition: int) -> tuple[int, int]:
@@ -139,7 +140,7 @@ async def _reorder(bootstrap: str, topic: str, partition: int, replicas: Sequenc
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:
-        parts = [(partition, list(replicas), {})]
+        parts: list[Any] = [(partition, list(replicas), {})]
         request = AlterPartitionReassignmentsRequest(15_000, [(topic, parts, {})], {})
         answer = await client.send(client.get_random_node(), request)
         assert answer.error_code == 0, f"the cluster refuses to reassign: {answer.error_code}"

@@ -81,7 +81,8 @@ def judge(pipeline: Stands, incarnation: str, raw: set[Origin], canaries: Mappin
     twice: set[Origin] = set()
     duplicates: Counter[str] = Counter()
     for topic in (Topic.PROTECTED, Topic.REJECTED, Topic.RESOLVED):
-        forms[topic] = side = {}
+        side: dict[Origin, bytes] = {}
+        forms[topic] = side
         for r in pipeline.read(topic):
             assert r.value is not None
             origin = _origin(msgspec.json.decode(r.value, type=_Originated))
