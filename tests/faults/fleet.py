@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ QUICK_SECONDS = 5.0
 """A worker that ends sooner is started again after a longer pause each time."""
 LEGS = 3
 ARMED_SECONDS = 60.0
+STOP_SECONDS = 15.0
 NONE = Orders()
 
 
@@ -140,10 +142,16 @@ class Fleet:
             for slot in running:
                 assert slot.worker is not None
                 slot.worker.process.send_signal(signal.SIGTERM)
+            late = []
             for slot in running:
                 assert slot.worker is not None
-                slot.worker.wait(30)
+                try:
+                    slot.worker.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    slot.worker.kill()
+                    late.append(slot.number)
                 self._ended(slot, meant=True)
+            assert not late, f"workers {late} do not end within {STOP_SECONDS:g} s of SIGTERM"
             return [e.code for e in self.exits[-len(running) :]] if running else []
 
     def start_one(self, number: int, orders: Orders = NONE) -> None:

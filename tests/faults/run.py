@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from pipeline import __version__
+from pipeline.errors import SealstreamError
 from tests.faults import world as worlds
 from tests.faults.faults import Fault
 from tests.faults.oracle import Verdict
@@ -82,8 +84,9 @@ def do(fault: Fault, world: World) -> Outcome:
     at, began, wrong = time.time(), time.monotonic(), ""
     try:
         fault.strike(world)
-    except AssertionError as error:
+    except (AssertionError, SealstreamError, KafkaException) as error:
         wrong = str(error) or type(error).__name__
+        world.fleet.start()  # whatever it left stopped
     lacking = world.progress.await_zero(ZERO_SECONDS)
     recovery = None if lacking else time.monotonic() - began
     if lacking:
