@@ -87,6 +87,7 @@ def do(fault: Fault, world: World) -> Outcome:
     except (AssertionError, SealstreamError, KafkaException) as error:
         wrong = str(error) or type(error).__name__
         world.fleet.start()  # whatever it left stopped
+        world.traffic.go()
     lacking = world.progress.await_zero(ZERO_SECONDS)
     recovery = None if lacking else time.monotonic() - began
     if lacking:
