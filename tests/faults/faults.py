@@ -15,6 +15,7 @@ import msgspec
 from bench.workload import first_pass
 from pipeline.adapters import topics as kafka_topics
 from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name
+from pipeline.errors import Transient
 from pipeline.events import Topic
 from pipeline.outcomes import Reason
 from tests.faults.cluster import NODES
@@ -391,8 +392,11 @@ class Recreate(Fault, frozen=True):
 
 
 def _made_again(world: World, before: str) -> bool:
-    kafka_topics.apply(world.cluster.bootstrap, None, specs())
-    return world.incarnation() not in ("", before)
+    try:
+        kafka_topics.apply(world.cluster.bootstrap, None, specs())
+        return world.incarnation() not in ("", before)
+    except Transient:  # one broker knows it already, another not yet
+        return False
 
 
 class DiskFull(Fault, frozen=True):
