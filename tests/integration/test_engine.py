@@ -45,6 +45,11 @@ PARTITIONS = 4
 KEYS = 97
 
 
+def key(i: int) -> bytes:
+    """Some come again and again, others are new."""
+    return b"k%d" % (i % KEYS if i % 3 else i)
+
+
 class Tally(Worker):
     def __init__(self, bootstrap: str, prefix: str, directory: Path, args: Sequence[str]) -> None:
         directory.mkdir()
@@ -79,7 +84,7 @@ class Stage:
         self._sent += produce(
             self.bootstrap,
             self.raw,
-            ((b"k%d" % (i % KEYS), b"event-%d" % i) for i in range(first, first + n)),
+            ((key(i), b"event-%d" % i) for i in range(first, first + n)),
             pause=pause,
         )
 
@@ -215,8 +220,8 @@ def stopped(worker: Worker) -> bool:
 
 
 @contextmanager
-def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worker]]:
-    """A worker that stopped in the middle of a checkpoint and was woken after another had done its work, and that."""
+def asleep_in_work(stage: Stage, point: str, *args: str) -> Iterator[Worker]:
+    """A worker that had rows to recover, and has stopped in the middle of a checkpoint."""
     stage.send(2_000)
     before = stage.worker()
     with ending(before):
@@ -225,7 +230,25 @@ def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worke
     asleep = stage.worker("--stop", point, *args)
     with ending(asleep):
         stage.send(12_000)
-        wait_for(lambda: stopped(asleep), 60, "the first has stopped")
+        wait_for(lambda: stopped(asleep), 60, "it has stopped")
+        yield asleep
+
+
+def test_a_worker_that_slept_too_long_forgets_what_it_had_in_work(stage: Stage) -> None:
+    """Also if nobody took its partitions over: its rows are ahead of what their changelog holds."""
+    with asleep_in_work(stage, "rows:3") as worker:
+        time.sleep(9)  # its session has 6 s
+        worker.process.send_signal(signal.SIGCONT)
+        wait_for(stage.all_committed, 60, "all is committed")
+        assert "is dropped" in worker.log
+        assert worker.terminate() == 0, worker.log
+    stage.check()
+
+
+@contextmanager
+def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worker]]:
+    """One that is woken after another has done its work, and more."""
+    with asleep_in_work(stage, point, *args) as asleep:
         heir = stage.worker()
         with ending(heir):
             stage.send(3_000)
