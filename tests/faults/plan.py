@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from tests.faults.faults import FAULTS, Fault
+from tests.faults.fault import Fault
+from tests.faults.faults import FAULTS
 
 POINTS = tuple(f"kill-{p}" for p in ("output", "changelog", "rows", "settled", "recovery", "revoked", "assigned"))
 PLANS: dict[str, Mapping[str, int]] = {

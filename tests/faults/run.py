@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from pipeline import __version__
 from pipeline.errors import SealstreamError
 from tests.faults import world as worlds
-from tests.faults.faults import Fault
+from tests.faults.fault import Fault
 from tests.faults.oracle import Verdict
 from tests.faults.report import Outcome, Report
 from tests.faults.world import SESSION_SECONDS, WORKERS, ZERO_SECONDS, World
