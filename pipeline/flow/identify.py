@@ -17,9 +17,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection
 
-import msgspec
-
 from ..events import Record, SourceBatch, Topic
+from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.fold import BEFORE, BORN, event_decoder, fold, trait_reader
 from ..stages.identity_rows import (
@@ -129,7 +128,7 @@ class IdentifyPartition:
             value = record.value or b""
             try:
                 event = decode(value)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 self._undecodable += 1
                 continue
             anchor = event.anchor
@@ -190,7 +189,7 @@ class IdentifyPartition:
             try:
                 message = decode(record.value or b"")
                 token = (record.key or b"").decode()
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except UNDECODABLE:
                 self._undecodable += 1
                 continue
             match message:

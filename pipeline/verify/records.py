@@ -6,11 +6,8 @@ import msgspec
 
 from ..adapters.reader import Found
 from ..events import Merged, Origin, ProtectedEvent
-from ..outcomes import RejectedRecord
+from ..outcomes import UNDECODABLE, RejectedRecord
 from ..stages.identity_rows import well_formed
-
-FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are not what they should be."""
 
 _PARTITIONS = 1 << 31
 _NUMBERS = 1 << 63
@@ -31,7 +28,7 @@ _profile = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def protected(found: Found) -> ProtectedEvent | None:
     try:
         event = _protected.decode(found.value or b"")
-    except FAULTS:
+    except UNDECODABLE:
         return None
     good = (
         _possible(event.origin)
@@ -46,7 +43,7 @@ def protected(found: Found) -> ProtectedEvent | None:
 def rejected(found: Found) -> Origin | None:
     try:
         origin = _rejected.decode(found.value or b"").origin
-    except FAULTS:
+    except UNDECODABLE:
         return None
     return origin if _possible(origin) else None
 
@@ -54,7 +51,7 @@ def rejected(found: Found) -> Origin | None:
 def resolved(found: Found) -> Origin | None:
     try:
         origin = _resolved.decode(found.value or b"").origin
-    except FAULTS:
+    except UNDECODABLE:
         return None
     return origin if _possible(origin) else None
 
@@ -74,7 +71,7 @@ def merged_into(value: bytes) -> bytes | None:
         if not value.startswith(b'{"merged_into"'):
             return b"" if _profile.decode(value) else None
         return profile_id(_merged.decode(value).merged_into.encode())
-    except FAULTS:
+    except UNDECODABLE:
         return None
 
 

@@ -16,6 +16,7 @@ from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..errors import Corrupt
 from ..events import Origin
+from ..outcomes import UNDECODABLE
 from ..stages.identity_rows import (
     Row,
     Seen,
@@ -30,7 +31,6 @@ from ..stages.identity_rows import (
 )
 from .findings import Check, Findings
 from .log import Log, last_values
-from .records import FAULTS
 
 _COUNTED = "a row does not count each origin of its token once"
 _POINTERS = "a pointer does not lead to its cluster's root"
@@ -104,7 +104,7 @@ class Tables:
         try:
             row = decode_row(found.value)
             unpack(row.parent)
-        except (Corrupt, *FAULTS):
+        except (Corrupt, *UNDECODABLE):
             self._findings.add(Check.UNREADABLE, "tokens: a row does not read back", self._logs[0].place(found))
             return None
         return row
@@ -121,7 +121,7 @@ class Tables:
         found = self._parts.pop((owner, pack(root)), None)
         try:
             members = set(unpack_members(found.value or b"")) if found is not None else set()
-        except (Corrupt, *FAULTS):
+        except (Corrupt, *UNDECODABLE):
             assert found is not None
             self._findings.add(Check.UNREADABLE, "evidence: a row does not read back", self._logs[1].place(found))
             return

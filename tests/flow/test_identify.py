@@ -251,12 +251,14 @@ def test_what_is_not_from_the_protect_leg_is_counted_and_harms_nobody() -> None:
         RawRecord(2, START, None, None),
         RawRecord(3, START, b"\xff", b"\xff"),
         RawRecord(4, START, b"x", value.replace(good.anchor.encode(), b"x")),
+        RawRecord(5, START, good.anchor.encode(), value.replace(good.source.encode(), b"\xff")),
+        RawRecord(6, START, good.anchor.encode(), value[:-1] + b',"new":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ]
     part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records))
     part.on_batch(SourceBatch(Topic.IDENTITY.value, "", 0, [RawRecord(0, START, b"\xff", b"\xc1"), records[2]]))
     counts = part.drain().counts
     assert counts[("resolved", "")] == 1
-    assert counts[("undecodable", "")] == 6
+    assert counts[("undecodable", "")] == 8
 
 
 def test_the_tables_change_after_everything_that_a_replay_would_not_send_again() -> None:

@@ -23,7 +23,7 @@ class Pipeline:
         self.bootstrap, self.prefix, self.directory = bootstrap, prefix, directory
         self._made = itertools.count()
         self._workers: list[Worker] = []
-        self._env = {
+        self.env = {
             "SEALSTREAM_KAFKA": bootstrap,
             "SEALSTREAM_TOPIC_PREFIX": prefix,
             "SEALSTREAM_KEY_FILE": str(directory / "keys.json"),
@@ -39,7 +39,7 @@ class Pipeline:
             [sys.executable, "-m", "pipeline", *args],
             input=stdin,
             capture_output=True,
-            env={**os.environ, **self._env},
+            env={**os.environ, **self.env},
             timeout=120,
             check=False,
         )
@@ -54,7 +54,7 @@ class Pipeline:
         made = Worker(
             args,
             self.directory / f"worker-{i}.log",
-            {**self._env, "SEALSTREAM_STATE_DIR": str(directory), **env},
+            {**self.env, "SEALSTREAM_STATE_DIR": str(directory), **env},
         )
         self._workers.append(made)
         return made

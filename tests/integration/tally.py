@@ -5,8 +5,9 @@
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
 written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
-`recovery`. At the first three it waits a moment before, in which commits go on: whatever was acknowledged too early is
-then on record. `--stop` stops it there, until somebody sends SIGCONT: a zombie. `--no-lease` lets it send all the same.
+`recovery`, `revoked` and `assigned` (a partition, in a rebalance). Where it can it waits a moment before, in which
+commits go on: whatever was acknowledged too early is then on record. `--stop` stops it there, until somebody sends
+SIGCONT: a zombie. `--no-lease` lets it send all the same.
 `STATE_DIR/opened-N` has the rows with which the leg began on partition N.
 """
 
@@ -18,7 +19,8 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,29 +113,46 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "rows": (Output, "write_to", of_a_changelog),
     "settled": (OffsetBook, "settle", always),
     "recovery": (ChangelogTable, "apply_changelog_batch", always),
+    "revoked": (engine.LegEngine, "drain", always),
+    "assigned": (engine.LegEngine, "_open", always),
 }
+MOMENT = 0.5
+"""Seconds; several times `commit_seconds` below."""
 
 
-def signal_at(number: int, where: str) -> None:
-    """Have the process send itself a signal at POINT:N."""
-    point, nth = where.split(":")
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def strike_at(point: str, nth: int, strike: Callable[[], None] = kill, moment: float = MOMENT) -> None:
+    """Have `strike` called once, at the `nth` time from now on that this process comes to the point."""
     owner, name, counts = POINTS[point]
-    inner, left = getattr(owner, name), itertools.count(int(nth) - 1, -1)
+    inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
+    struck = False
+
+    def once() -> None:
+        nonlocal struck
+        if not struck:
+            struck = True
+            strike()
 
     def before(self: Any, *args: Any) -> Any:
         if counts(*args) and next(left) == 0:
-            os.kill(os.getpid(), number)
+            once()
         return inner(self, *args)
 
     async def soon_before(self: Any, *args: Any) -> Any:
-        turn = next(left) if counts(*args) else 1
-        if turn <= 0:  # nor does a later one come through in that moment
-            await asyncio.sleep(0.5)
-            if turn == 0:
-                os.kill(os.getpid(), number)
+        if not struck and counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
+            await asyncio.sleep(moment)
+            once()
         return await inner(self, *args)
 
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
+
+
+def _point(text: str) -> tuple[str, int]:
+    point, nth = text.split(":")
+    return point, int(nth)
 
 
 def main() -> int:
@@ -148,9 +167,9 @@ def main() -> int:
     parser.add_argument("--session", type=float, default=6.0)
     args = parser.parse_args()
     if args.die:
-        signal_at(signal.SIGKILL, args.die)
+        strike_at(*_point(args.die))
     if args.stop:
-        signal_at(signal.SIGSTOP, args.stop)
+        strike_at(*_point(args.stop), partial(os.kill, os.getpid(), signal.SIGSTOP))
     if args.no_lease:
         Lease.held = True  # type: ignore[assignment,method-assign]
     config = engine.EngineConfig(

@@ -379,9 +379,9 @@ def test_a_profile_that_is_not_there(world: Topology, tombstone: bool) -> None:
 
 def test_an_old_profile_that_comes_again(world: Topology) -> None:
     value = next(iter(live(world).values()))
-    found = world.append(Topic.PROFILES, 0, b"0" * 32, value)
+    found = world.append(Topic.PROFILES, partition_of(b"0" * 32, PARTITIONS), b"0" * 32, value)
     finding = world.only(Check.PROFILES)
-    assert finding.first == [f"profiles//0/{found.offset}"]
+    assert finding.first == [f"profiles//{found.partition}/{found.offset}"]
 
 
 def test_a_profile_that_is_said_to_be_merged(world: Topology) -> None:
@@ -395,16 +395,16 @@ def test_a_profile_that_is_said_to_be_merged(world: Topology) -> None:
 @pytest.mark.parametrize("into", [b"7" * 32, b"0" * 32, b"1" * 32])
 def test_merged_into_what_is_no_profile(world: Topology, into: bytes) -> None:
     """Nothing, itself, and a circle."""
-    found = world.append(Topic.PROFILES, 0, b"0" * 32, b'{"merged_into":"%b"}' % into)
+    found = world.append(Topic.PROFILES, partition_of(b"0" * 32, PARTITIONS), b"0" * 32, b'{"merged_into":"%b"}' % into)
     if into == b"1" * 32:
-        world.append(Topic.PROFILES, 0, into, b'{"merged_into":"%b"}' % (b"0" * 32))
-    assert f"profiles//0/{found.offset}" in world.only(Check.PROFILES).first
+        world.append(Topic.PROFILES, partition_of(into, PARTITIONS), into, b'{"merged_into":"%b"}' % (b"0" * 32))
+    assert f"profiles//{found.partition}/{found.offset}" in world.only(Check.PROFILES).first
 
 
 def test_merged_over_several_hops(world: Topology) -> None:
     key = next(iter(live(world)))
-    world.append(Topic.PROFILES, 0, b"0" * 32, b'{"merged_into":"%b"}' % (b"1" * 32))
-    world.append(Topic.PROFILES, 0, b"1" * 32, b'{"merged_into":"%b"}' % key)
+    world.append(Topic.PROFILES, partition_of(b"0" * 32, PARTITIONS), b"0" * 32, b'{"merged_into":"%b"}' % (b"1" * 32))
+    world.append(Topic.PROFILES, partition_of(b"1" * 32, PARTITIONS), b"1" * 32, b'{"merged_into":"%b"}' % key)
     assert world.report().ok
 
 
@@ -651,7 +651,7 @@ def test_an_event_that_no_leg_can_have_written_is_unreadable(world: Topology, ch
 def test_garbage_among_the_profiles(world: Topology) -> None:
     values = [v for v in GARBAGE if v is not None and not v.startswith(b'{"origin":{"')]
     for value in values:
-        world.append(Topic.PROFILES, 1, b"5" * 32, value)
+        world.append(Topic.PROFILES, partition_of(b"5" * 32, PARTITIONS), b"5" * 32, value)
     assert world.only(Check.UNREADABLE).count == len(values)
 
 
