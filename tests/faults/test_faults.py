@@ -2,6 +2,10 @@
 
 At the end each event is protected or rejected once, and resolved; profiles are those of the oracle; each canary counts
 once. `make faults` does the long plan.
+
+Mutations seen red, by these of its faults: acknowledged before the writes (kill-output, kill-changelog: lost, profiles
+different); a changelog's write that is not awaited (kill-rows: twice, profiles different); commits one too many
+(terminate, kill-random: lost); a lease that is always held (zombie: profiles different, once in five).
 """
 
 from __future__ import annotations
