@@ -150,14 +150,21 @@ def identify(events: int, customers: int, against: str | None, seed: int, as_jso
 def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
     """Milliseconds from the append of a raw event to its protected record and its profile, as a consumer sees them.
 
+    And the worker's memory after each tenth of the time; `rss_growth_bytes`: from the third tenth's end on.
+
     \b
-    Example:
+    Examples:
       sealstream bench latency --rate 2000 --seconds 30
+      sealstream bench latency --rate 2000 --seconds 2700
     """
     with _broker() as bootstrap:
         found = _part("latency").ours(bootstrap, rate, seconds, seed, _say)
     milliseconds = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
-    _show({"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds}, as_json)
+    memory = {"rss_bytes": found.rss_bytes, "rss_growth_bytes": found.rss_bytes[-1] - found.rss_bytes[2]}
+    _show(
+        {"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds, **memory},
+        as_json,
+    )
 
 
 def _part(name: str) -> Any:

@@ -23,6 +23,8 @@ from tests.faults.world import SESSION_SECONDS, WORKERS, ZERO_SECONDS, World
 
 GAP_SECONDS = 0.5
 """Between lag zero and the next fault."""
+MENDED_SECONDS = 12.0
+"""By then owners have looked at their changelogs once more, and written again what a zombie put there."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -54,6 +56,8 @@ def run(wanted: Run, directory: Path, say: Callable[[str], None]) -> Report:
             world.rest()
             say("judging")
             verdict = world.judged()
+            world.sleep(MENDED_SECONDS)
+            wrong += world.verified()
         except AssertionError as error:
             wrong.append(str(error))
         if world.traffic.failed:

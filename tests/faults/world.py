@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -58,6 +59,16 @@ class World(msgspec.Struct, frozen=True):
         incarnation = self.incarnation()
         raw = self.ledger.origins(incarnation, self.progress.raw_ends())
         return judge(self.pipeline, incarnation, raw, self.ledger.canaries(incarnation, self.traffic.canaries))
+
+    def verified(self) -> list[str]:
+        """What `sealstream verify` finds; only at rest."""
+        done = self.pipeline.command("verify", "--json", "--wait", "60")
+        if done.returncode == 0:
+            return []
+        try:
+            return [f"verify: {finding}" for finding in json.loads(done.stdout)["findings"]]
+        except ValueError:
+            return [f"verify ended with {done.returncode}: {done.stderr.decode()[-500:]}"]
 
     def incarnation(self) -> str:
         """Of `events.raw`; "" while there is none."""
