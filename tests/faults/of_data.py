@@ -61,7 +61,9 @@ class Ahead(Fault, frozen=True):
         world.progress.commit("protect", done)
         world.fleet.start()
         world.traffic.go()
+        world.ledger.late += sent
         assert found.lost == sent, f"{sent} records were skipped, the judge misses {found.lost}"
+        assert found.findings, f"{sent} records were skipped, `verify` finds nothing"
 
 
 def _committed(world: World, leg: str) -> Offsets:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import msgspec
 
 from pipeline.events import Topic
+from pipeline.verify.findings import Check, Report
 from tests.faults.traffic import Place
+from tests.integration.pipeline_stage import Pipeline
 from tests.integration.tools import Got
 
 Origin = tuple[str, int, int]
@@ -19,9 +21,13 @@ _SHOWN = 5
 
 
 class Ledger:
-    """What `events.raw` ever held. A topic that is deleted takes its records along; their effects must stand."""
+    """What `events.raw` ever held. A topic that is deleted takes its records along; their effects must stand.
+
+    `late`: how many records the harness had skipped, and let be read behind later ones.
+    """
 
     def __init__(self) -> None:
+        self.late = 0
         self._past: dict[str, dict[int, int]] = {}
         self._canaries: dict[Origin, int] = {}
 
@@ -61,10 +67,12 @@ class Verdict(msgspec.Struct, frozen=True):
     twice_at: tuple[float, ...] = ()
     first: tuple[str, ...] = ()
     """Some of what is wrong, by origin or profile id."""
+    findings: tuple[str, ...] = ()
+    """Those of `sealstream verify`."""
 
     @property
     def clean(self) -> bool:
-        return not (self.lost or self.twice or self.foreign or self.different or self.canaries_wrong)
+        return not (self.lost or self.twice or self.foreign or self.different or self.canaries_wrong or self.findings)
 
 
 class Stands(Protocol):
@@ -117,6 +125,20 @@ def judge(pipeline: Stands, incarnation: str, raw: set[Origin], canaries: Mappin
             for where in sorted(found)[:_SHOWN]
         )
         + tuple(f"profile {i}" for i in sorted(different)[:_SHOWN]),
+    )
+
+
+def findings(pipeline: Pipeline, late: int) -> tuple[str, ...]:
+    """What `sealstream verify` finds of a pipeline at rest, but that `late` records came out of order."""
+    done = pipeline.command("verify", "--json", "--wait", "60")
+    try:
+        report = msgspec.json.decode(done.stdout, type=Report)
+    except msgspec.DecodeError:
+        return (f"verify ended with {done.returncode}: {done.stderr.decode(errors='replace')[-500:]}",)
+    return tuple(
+        f"{f.check.value}: {f.what} ({f.count}), {f.first[:1]}"
+        for f in report.findings
+        if not (f.check is Check.ORDER and f.count <= late)
     )
 
 

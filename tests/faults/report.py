@@ -141,6 +141,7 @@ def _notes(report: Report) -> list[str]:
         )
         notes.append(f"{v.canaries} canaries, {v.canaries_wrong} wrong")
         notes += v.first
+        notes += [f"verify: {finding}" for finding in v.findings]
     if report.exits:
         notes.append(
             "workers that ended unasked: " + ", ".join(f"{n} with {code}" for code, n in sorted(report.exits.items()))

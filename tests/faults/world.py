@@ -17,7 +17,7 @@ from pipeline.events import Topic
 from tests.faults import cluster as clusters
 from tests.faults.cluster import Cluster
 from tests.faults.fleet import Fleet
-from tests.faults.oracle import Ledger, Verdict, judge
+from tests.faults.oracle import Ledger, Verdict, findings, judge
 from tests.faults.progress import Progress
 from tests.faults.traffic import Traffic
 from tests.integration.pipeline_stage import Pipeline
@@ -58,7 +58,8 @@ class World(msgspec.Struct, frozen=True):
         """Only at rest."""
         incarnation = self.incarnation()
         raw = self.ledger.origins(incarnation, self.progress.raw_ends())
-        return judge(self.pipeline, incarnation, raw, self.ledger.canaries(incarnation, self.traffic.canaries))
+        verdict = judge(self.pipeline, incarnation, raw, self.ledger.canaries(incarnation, self.traffic.canaries))
+        return msgspec.structs.replace(verdict, findings=findings(self.pipeline, self.ledger.late))
 
     def verified(self) -> list[str]:
         """What `sealstream verify` finds; only at rest."""
