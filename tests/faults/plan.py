@@ -10,7 +10,7 @@ from tests.faults.faults import FAULTS
 
 POINTS = tuple(f"kill-{p}" for p in ("output", "changelog", "rows", "settled", "recovery", "revoked", "assigned"))
 PLANS: dict[str, Mapping[str, int]] = {
-    "short": dict.fromkeys((*POINTS, "zombie", "broker-kill", "leader-change", "cut", "rewind"), 1),
+    "short": {**dict.fromkeys((*POINTS, "terminate", "broker-kill", "leader-change", "cut", "rewind"), 1), "zombie": 3},
     "long": {
         **dict.fromkeys(POINTS, 10),
         "kill-random": 200 - 10 * len(POINTS),

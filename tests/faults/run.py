@@ -55,9 +55,8 @@ def run(wanted: Run, directory: Path, say: Callable[[str], None]) -> Report:
         try:
             world.rest()
             say("judging")
-            verdict = world.judged()
             world.sleep(MENDED_SECONDS)
-            wrong += world.verified()
+            verdict = world.judged()
         except AssertionError as error:
             wrong.append(str(error))
         if world.traffic.failed:

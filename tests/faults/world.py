@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -60,16 +59,6 @@ class World(msgspec.Struct, frozen=True):
         raw = self.ledger.origins(incarnation, self.progress.raw_ends())
         verdict = judge(self.pipeline, incarnation, raw, self.ledger.canaries(incarnation, self.traffic.canaries))
         return msgspec.structs.replace(verdict, findings=findings(self.pipeline, self.ledger.late))
-
-    def verified(self) -> list[str]:
-        """What `sealstream verify` finds; only at rest."""
-        done = self.pipeline.command("verify", "--json", "--wait", "60")
-        if done.returncode == 0:
-            return []
-        try:
-            return [f"verify: {finding}" for finding in json.loads(done.stdout)["findings"]]
-        except ValueError:
-            return [f"verify ended with {done.returncode}: {done.stderr.decode()[-500:]}"]
 
     def incarnation(self) -> str:
         """Of `events.raw`; "" while there is none."""
