@@ -18,7 +18,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from pipeline import settings, wiring
-from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, SOURCES, changelog_name, group_name
 from pipeline.adapters.topics import counts
 from pipeline.demo import story
 from pipeline.errors import Misuse
@@ -71,11 +71,12 @@ def partition_of(key: bytes, count: int) -> int:
 
 
 def live(records: list[Got]) -> dict[tuple[int, bytes], bytes]:
-    """What compaction leaves in each partition."""
+    """What compaction leaves in each partition, without claims."""
     rows: dict[tuple[int, bytes], bytes | None] = {}
     for r in records:
         assert r.key is not None
-        rows[r.partition, r.key] = r.value
+        if r.key != CLAIM:
+            rows[r.partition, r.key] = r.value
     return {place: value for place, value in rows.items() if value is not None}
 
 
