@@ -1,6 +1,6 @@
 """A record that kills the worker each time is rejected after three deaths, and nothing else is; on a real broker.
 
-Mutations seen red: MUTATIONS
+Mutations of what it shows are listed in tests/worker/test_journal.py and tests/worker/test_engine.py.
 """
 
 from __future__ import annotations

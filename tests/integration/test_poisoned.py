@@ -1,6 +1,6 @@
 """State that does not read back: said by table, partition and offset, and no leg works; on a real broker.
 
-Mutations seen red: MUTATIONS
+Mutations of what it shows are listed in tests/worker/test_tables.py and tests/flow/test_check.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones;
 Faust's own event for the end of recovery; a table takes any record; a claim is a row; an earlier writer's record counts
-after a claim; its keys are not written again.
+after a claim; its keys are not written again; rows are not checked; an overwritten row stays unreadable.
 """
 
 from __future__ import annotations
