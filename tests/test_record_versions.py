@@ -6,7 +6,7 @@ A field may be added at the end, with a default; a type may not change, nor the 
 
 Mutations seen red: two fields of a record swapped; a field taken away, or without its default; a field in the middle; a
 trait's tuple made longer; a key record with another format byte; `forbid_unknown_fields` on a message, on a row, on
-`RejectedRecord`, on `Event`.
+`RejectedRecord`, on `Event`. Stays green: a field appended with a default.
 """
 
 from __future__ import annotations
@@ -207,18 +207,18 @@ def _longer(record: Any) -> Any:
 @pytest.mark.parametrize("name", MSGPACK)
 def test_a_field_that_a_newer_version_has_appended_is_passed_over(name: str) -> None:
     value, decode = MSGPACK[name]
-    assert decode(_encode(_longer(_plain(bytes.fromhex(VECTORS[name]))))) == value
+    assert decode(_encode(_longer(_plain(_encode(value))))) == value
 
 
 def test_records_within_records_may_grow_as_well() -> None:
-    row = _plain(bytes.fromhex(VECTORS["identify/tokens"]))
+    row = _plain(_encode(ROW))
     row[3] = _longer(row[3])
     row[4] = {at: _longer(seen) for at, seen in row[4].items()}
     assert identity_rows.decode_row(_encode(row)) == ROW
-    state = _plain(bytes.fromhex(VECTORS["watch/watch-state"]))
+    value, decode = MSGPACK["watch/watch-state"]
+    state = _plain(_encode(value))
     state[4] = _longer(state[4])
     state[7] = [[at, {**alert, "a_newer": 1}] for at, alert in state[7]]
-    value, decode = MSGPACK["watch/watch-state"]
     assert decode(_encode(state)) == value
 
 

@@ -1,6 +1,8 @@
 """`sealstream topics resize` on a real broker: 4 → 12 partitions with customers before and after.
 
-Mutations seen red: (see below)
+Mutations seen red: the sources grow first; rows move after the sources have grown; profiles forgotten; evidence by its
+own key; no look whether everything stands still; raw records must be consumed even when nobody can; `control` not told
+of the earlier count (verify then finds old events misplaced); a worker does not compare counts at its start.
 """
 
 from __future__ import annotations
