@@ -1,6 +1,7 @@
 """Which bytes from a changelog are rows. That all rows which the legs write are, the worlds check at each restart.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: keys, facts or members of identify are not looked at; nor keys of watch-open; nor keys or values of
+subject-keys.
 """
 
 from __future__ import annotations

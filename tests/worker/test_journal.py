@@ -1,7 +1,9 @@
 """Which records a worker died at work on: narrowed to one in three deaths, kept across restarts, never a wrong one.
 
-Mutations seen red: see the end of the list in tests/integration/test_crashed.py; here alone:
-MUTATIONS
+Mutations seen red: deaths that are not written down; no narrowing after the first or the second death; a range is
+rejected; rejected after two deaths; a death elsewhere counts on; struck one offset too early; struck on disk only; a
+living process counts as dead; a dead one is counted twice; a death that found no room is lost; a full disk is wrong
+use; files that others may read; suspects of another leg or incarnation count.
 """
 
 from __future__ import annotations

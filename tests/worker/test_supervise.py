@@ -1,6 +1,7 @@
 """The supervisor: starts again what failed, later and later; passes signals on; and knows when to stop.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: it starts again after 2; the pauses do not begin anew, do not grow, or grow without end; it starts
+again after SIGTERM; a signal is not passed on, or does not end a pause; the worker stays in the supervisor's group.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A partition's rows and what its changelog must hold.
 
 Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones;
-Faust's own event for the end of recovery; a table takes any record.
+Faust's own event for the end of recovery; a table takes any record; rows are not checked; an overwritten row stays
+unreadable.
 """
 
 from __future__ import annotations
