@@ -2,7 +2,8 @@
 
 FAULT is `kill` or `raise`: when the protect leg comes to decode a record whose value holds `DEADLY`, the process ends
 as by kill -9, or an exception is raised that nobody expects; `kill-identify`: as `kill` where the identify leg takes it
-in; `late`: the watch leg finds its tables recovered 3 s after the others theirs; `slow`: each decoding of at most 32 records takes 10 ms, so that a worker is nearly always at work on a batch.
+in; `late`: the watch leg finds its tables recovered 3 s after the others; `slow`: each decoding of at most 32 records
+takes 10 ms, so that a worker is nearly always at work on a batch; `none`.
 """
 
 from __future__ import annotations
