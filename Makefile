@@ -9,7 +9,7 @@ RUN := .venv/.run-$(MARK)
 DEV := .venv/.dev-$(MARK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test     every test, on a real Kafka broker (Docker, or Java 17 and Maven)'
 	@echo 'make check    lint, types, imports'
 	@echo 'make bench    figures of the protect leg'
+	@echo 'make faults   kill, cut and stop everything, and see that nothing is lost (PLAN=short|long SEED=n)'
 	@echo 'make install  only install, into .venv'
 	@echo 'make clean    remove what was made here, .venv included'
 
@@ -37,8 +38,13 @@ check: $(DEV)
 bench: $(DEV)
 	$(BIN)/sealstream bench $(ARGS)
 
+PLAN ?= long
+SEED ?= 1
+faults: $(DEV)
+	$(BIN)/python -m tests.faults --plan $(PLAN) --seed $(SEED) $(ARGS)
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find pipeline tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN): | .venv/bin/pip

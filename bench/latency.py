@@ -18,11 +18,12 @@ import msgspec
 from confluent_kafka import Consumer, TopicPartition
 
 from bench import workload
-from bench.measure import PARTITIONS, throughput
+from bench.measure import PARTITIONS, rss_bytes, throughput
 from bench.setting import Setting, setting
 from pipeline.events import Topic
 
 CUSTOMERS, DEVICES = 10_000, 3
+TENTHS = 10
 Say = Callable[[str], None]
 
 
@@ -45,6 +46,8 @@ class Latencies(msgspec.Struct):
     p50: dict[str, float]
     p95: dict[str, float]
     p99: dict[str, float]
+    rss_bytes: list[int]
+    """The worker's, after each tenth of the time."""
 
 
 def ours(bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 5) -> Latencies:
@@ -59,18 +62,21 @@ def ours(bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str]
         sender = threading.Thread(target=_send, args=(s, stream, rate, stop, start_counting, sent), daemon=True)
         sender.start()
         watcher = _Watcher(s, start_counting)
+        rss: list[int] = []
         try:
             _watch(watcher, worker.check, warm_up)
             start_counting.set()
             say(f"{rate:,} events/s for {seconds} s")
-            _watch(watcher, worker.check, seconds)
+            for _ in range(TENTHS):
+                _watch(watcher, worker.check, seconds / TENTHS)
+                rss.append(rss_bytes(worker.pid))
             stop.set()
             _watch(watcher, worker.check, 3)
         finally:
             stop.set()
             sender.join(10)
             watcher.close()
-    return watcher.result(sent[0])
+    return watcher.result(sent[0], rss)
 
 
 def _watch(watcher: _Watcher, check: Callable[[], None], seconds: float) -> None:
@@ -153,13 +159,13 @@ class _Watcher:
             self._profile += [now - at for time_, at in waiting if time_ <= last_seen]
             self._waiting[token] = [w for w in waiting if w[0] > last_seen]
 
-    def result(self, sent: int) -> Latencies:
+    def result(self, sent: int, rss: list[int]) -> Latencies:
         by = {"protected": sorted(self._protect), "profiles": sorted(self._profile)}
 
         def at(share: float) -> dict[str, float]:
             return {k: round(v[min(len(v) - 1, int(len(v) * share))], 1) if v else -1.0 for k, v in by.items()}
 
-        return Latencies(sent, {k: len(v) for k, v in by.items()}, at(0.5), at(0.95), at(0.99))
+        return Latencies(sent, {k: len(v) for k, v in by.items()}, at(0.5), at(0.95), at(0.99), rss)
 
     def close(self) -> None:
         self._consumer.close()

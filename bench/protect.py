@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench import workload
@@ -30,6 +31,17 @@ def ours(bootstrap: str, events: int, seed: int, say: Say) -> Measured:
         with s.worker("protect") as worker:
             outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
             return throughput(worker, lambda: s.broker.end(*outputs), events)
+
+
+def shared(bootstrap: str, events: int, workers: int, seed: int, say: Say) -> float:
+    """Events per second that several workers do together, from the moment that half of the events are done."""
+    with setting(bootstrap) as s, ExitStack() as running:
+        say(f"writing {events:,} events")
+        s.broker.fill(s.topic(Topic.RAW), workload.events(events, seed=seed))
+        say(f"{workers} workers share the work")
+        made = [running.enter_context(s.worker("protect")) for _ in range(workers)]
+        outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
+        return throughput(made[0], lambda: s.broker.end(*outputs), events).events_per_second
 
 
 def java(main: str, say: Say) -> list[str]:

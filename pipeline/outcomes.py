@@ -11,6 +11,9 @@ from .events import Origin, Record
 
 T = TypeVar("T")
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
+
 
 class Stage(StrEnum):
     AUTHENTICATE = "authenticate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +19,9 @@ class Table(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
     def put(self, key: bytes, value: bytes) -> None: ...
+    def touch(self, key: bytes) -> None:
+        """Have the row written to the changelog as it is: who reads that sees that it was in work."""
+
     def delete(self, key: bytes) -> None: ...
     def items(self) -> Iterator[tuple[bytes, bytes]]: ...
     def __len__(self) -> int: ...
@@ -61,6 +64,12 @@ class PartitionLeg(Protocol):
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """About once a second; `caught_up`: nothing of this partition is waiting at the broker."""
+
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        """A former owner of the partition has written these rows of `table` meanwhile; the rows themselves are mended.
+
+        Say again what is announced because of them, where the last record of a key counts.
+        """
 
     def drain(self) -> Effects:
         """Put changed rows into the tables and return everything caused since the last call."""

@@ -5,28 +5,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from confluent_kafka import KafkaException, Producer
+from msgspec import structs
 
 from .adapters import keyfile, schema_files
 from .adapters.memory_table import MemoryTable
-from .adapters.reader import Reader, unreachable
-from .adapters.topics import Spec, admin_config, specs
+from .adapters.positions import Positions
+from .adapters.reader import Reader
+from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
+from .adapters.standstill import blockers
+from .adapters.topics import CHANGELOGS, Spec, changelog_name, specs, topic_ids
+from .adapters.writer import Writer
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
-from .errors import Misuse, Transient
+from .errors import Misuse
 from .events import Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg
 from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
+from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
-
-_FLUSH_SECONDS = 30.0
+from .verify.log import Snapshot
 
 
 def throw_away_ring() -> KeyRing:
@@ -85,6 +89,36 @@ def reader(config: Settings, topic: Topic, since: Mapping[int, int] | None = Non
     return Reader(config.bootstrap(), config.security(), config.topic_prefix + topic, since)
 
 
+def positions(config: Settings) -> Positions:
+    return Positions(config.bootstrap(), config.security(), prefix=config.topic_prefix, group=config.group)
+
+
+@contextmanager
+def snapshot(config: Settings, wait: float, tell: Callable[[Mapping[str, int]], None]) -> Iterator[Snapshot]:
+    """Yield what `sealstream verify` reads, after waiting for the legs: `moment.snapshot`."""
+    from .verify import moment, run
+
+    names = {name: _topic_of(config, name) for name in run.LOGS}
+    with positions(config) as at:
+        at.bounds(Topic.RAW)  # an absent topic is told as such
+        ids = topic_ids(config.bootstrap(), names.values(), config.security())
+        incarnations = {name: ids[topic] for name, topic in names.items()}
+
+        def open_reader(name: str) -> Reader:
+            return Reader(config.bootstrap(), config.security(), names[name])
+
+        with moment.snapshot(at, incarnations, open_reader, wait, tell) as taken:
+            earlier = earlier_counts(config.bootstrap(), config.security(), config.topic_prefix + Topic.CONTROL)
+            yield structs.replace(taken, earlier=earlier)
+
+
+def _topic_of(config: Settings, name: str) -> str:
+    leg, slash, table = name.partition("/")
+    if slash:
+        return changelog_name(leg, table, prefix=config.topic_prefix, group=config.group)
+    return config.topic_prefix + name
+
+
 @contextmanager
 def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int], None]]:
     """Yield the function: a record and its Kafka time in ms → written. On leaving, all of it is on the broker.
@@ -92,42 +126,57 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
     Raises:
         Transient: it is not, within 30 s; some of it may be.
     """
-    failed: list[object] = []
-    producer = Producer(
-        {
-            **admin_config(config.bootstrap(), config.security()),
-            "enable.idempotence": True,
-            "partitioner": "murmur2_random",
-            "compression.type": "zstd",  # what was large may have come compressed
-            "message.max.bytes": 128 << 20,
-        }
-    )
-
-    def told(error: object, _: object) -> None:
-        if error is not None:
-            failed.append(error)
+    # what was large may have come compressed
+    writer = Writer(config.bootstrap(), config.security(), compression="zstd")
 
     def send(record: Original, timestamp: int) -> None:
-        while True:
-            try:
-                producer.produce(
-                    config.topic_prefix + topic,
-                    record.value,
-                    record.key,
-                    headers=[(name, value) for name, value in record.headers],
-                    timestamp=max(1, timestamp),  # 0 would be "now"
-                    on_delivery=told,
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
-            except KafkaException as error:
-                raise unreachable(error) from None
-        producer.poll(0)
+        name = config.topic_prefix + topic
+        writer.send(name, record.key, record.value, timestamp=max(1, timestamp), headers=record.headers)
 
     yield send
-    if producer.flush(_FLUSH_SECONDS) or failed:
-        raise Transient(f"not every record was written to {config.topic_prefix + topic}; check the broker, try again")
+    writer.flush()
+
+
+def _as_keyed(_: Iterable[bytes]) -> Home:
+    """Rows of which the key itself says where they live."""
+    return lambda key: key
+
+
+ROW_HOMES: Mapping[tuple[str, str], Callable[[Iterable[bytes]], Home] | None] = {
+    ("protect", "subject-keys"): None,
+    ("identify", "tokens"): lambda _: token_home,
+    ("identify", "evidence"): evidence_homes,
+    ("watch", "watch-open"): None,
+    ("watch", "watch-state"): _as_keyed,
+}
+"""(leg, table) → where its rows live; None: with the partition of the source that they were made from, for good."""
+
+
+def resize_plan(config: Settings) -> Plan:
+    """Return the part that each topic plays when partitions are added."""
+    prefix = config.topic_prefix
+    changelogs = {table: changelog_name(*table, prefix=prefix, group=config.group) for table in CHANGELOGS}
+    rows = [Rows(prefix + Topic.PROFILES, _as_keyed)]
+    rows += [Rows(name, homes) for table, name in changelogs.items() if (homes := ROW_HOMES[table]) is not None]
+    return Plan(
+        control=prefix + Topic.CONTROL,
+        changelogs=tuple(changelogs.values()),
+        outputs=tuple(prefix + t for t in (Topic.PROFILES, Topic.RESOLVED, Topic.ALERTS, Topic.AUDIT)),
+        rows=tuple(rows),
+        sources=tuple(prefix + t for t in (Topic.WATCH, Topic.REJECTED, Topic.IDENTITY, Topic.PROTECTED, Topic.RAW)),
+    )
+
+
+def resize(config: Settings, to: int, progress: Progress) -> Resize:
+    kafka = config.bootstrap(), config.security()
+
+    def blocked(begun: bool) -> list[str]:
+        # a raw record is protected wherever it is, and once begun nobody can consume
+        may_wait = (Topic.RAW,) if begun else ()
+        with positions(config) as at:
+            return list(blockers(*kafka, at, may_wait, prefix=config.topic_prefix, group=config.group))
+
+    return Resize(*kafka, resize_plan(config), to, blocked, progress)
 
 
 def work(names: Sequence[str], config: Settings) -> int:

@@ -19,6 +19,9 @@ class MemoryTable:
     def put(self, key: bytes, value: bytes) -> None:
         self._rows[key] = value
 
+    def touch(self, key: bytes) -> None:
+        """There is no changelog."""
+
     def delete(self, key: bytes) -> None:
         self._rows.pop(key, None)
 

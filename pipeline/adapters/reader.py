@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -35,6 +35,8 @@ class Found(msgspec.Struct, frozen=True):
 class Reader:
     """A topic between its beginning, or `since` (partition → offset), and its end at the time of construction.
 
+    `only`: these partitions; None: all.
+
     Raises `Transient` when the broker does not answer within `timeout` seconds, `Misuse` for a topic that is not there.
     """
 
@@ -45,6 +47,8 @@ class Reader:
         topic: str,
         since: Mapping[int, int] | None = None,
         timeout: float = 10.0,
+        *,
+        only: Collection[int] | None = None,
     ) -> None:
         self._consumer = Consumer(
             {
@@ -60,6 +64,7 @@ class Reader:
         )
         self._topic = topic
         self._since = dict(since or {})
+        self._only = only
         try:
             self._ends = self._find_ends(timeout)
         except KafkaException as error:
@@ -75,6 +80,8 @@ class Reader:
             raise Misuse(f"topic {self._topic} is not there; run `sealstream topics apply`")
         ends = {}
         for number in found.partitions:
+            if self._only is not None and number not in self._only:
+                continue
             low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=timeout)
             ends[number] = (max(low, self._since.get(number, low)), high)
         return ends
@@ -84,12 +91,17 @@ class Reader:
         return tuple(sorted(self._ends))
 
     @property
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """Partition → (first offset to be read, end)."""
+        return dict(self._ends)
+
+    @property
     def total(self) -> int:
         """How many offsets there are to read; compaction may leave fewer records."""
         return sum(max(0, high - low) for low, high in self._ends.values())
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield the records, in offset order within a partition."""
+        """Yield the records, in offset order within a partition; each time from the beginning."""
         ends = {number: end for number, (low, end) in self._ends.items() if low < end}
         self._consumer.assign([TopicPartition(self._topic, n, self._since.get(n, OFFSET_BEGINNING)) for n in ends])
         heard = time.monotonic()
@@ -120,6 +132,7 @@ class Reader:
                 )
                 if offset + 1 >= end:
                     del ends[number]
+        self._consumer.unassign()  # else it would go on fetching what is new
 
     def close(self) -> None:
         self._consumer.close()

@@ -25,6 +25,18 @@ DAY = 24 * 60 * MINUTE
 COMPACTION_MS = 10 * MINUTE
 """A destroyed subject key is gone from closed segments after about this time (Kafka rolls a segment on an append)."""
 
+CHANGELOG = "-changelog"
+"""How the names of changelogs end, and of no other topic."""
+CLAIM = b""
+"""In a changelog, the key of a claim: from there on only the rows of its writer count (`worker.fencing`)."""
+
+SOURCES: dict[str, tuple[str, ...]] = {
+    "protect": (Topic.RAW.value,),
+    "identify": (Topic.PROTECTED.value, Topic.IDENTITY.value),
+    "watch": (Topic.PROTECTED.value, Topic.REJECTED.value, Topic.WATCH.value),
+}
+"""What each leg reads."""
+
 CHANGELOGS: tuple[tuple[str, str], ...] = (
     ("protect", "subject-keys"),
     ("identify", "tokens"),
@@ -53,7 +65,7 @@ def group_name(leg: str, *, prefix: str = "", group: str = "sealstream") -> str:
 
 
 def changelog_name(leg: str, table: str, *, prefix: str = "", group: str = "sealstream") -> str:
-    return f"{group_name(leg, prefix=prefix, group=group)}-{table}-changelog"
+    return f"{group_name(leg, prefix=prefix, group=group)}-{table}{CHANGELOG}"
 
 
 def specs(
@@ -135,7 +147,8 @@ def differences(spec: Spec, shape: tuple[int, int], config: Mapping[str, str] | 
     found = []
     partitions, replicas = shape
     if partitions != spec.partitions:
-        found.append(f"partitions: {partitions}, wanted {spec.partitions}")
+        more = "; see `sealstream topics resize`" if partitions < spec.partitions else ""
+        found.append(f"partitions: {partitions}, wanted {spec.partitions}{more}")
     if replicas < spec.replication:
         found.append(f"replication: {replicas}, wanted at least {spec.replication}")
     for name, (words, holds) in _RULES.items():

@@ -1,7 +1,7 @@
-"""Topics on a cluster: made where missing, compared where present, never altered.
+"""Topics on a cluster: made where missing, compared where present, never altered but by `grow`.
 
 An existing topic is the operator's: a difference is reported with what to do, and nothing is changed, since more
-partitions would move keys, and less retention would delete records.
+partitions would move keys (`adapters.resize` moves the rows as well), and less retention would delete records.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 
 from ..errors import Misuse, SealstreamError, Transient
 from .topic_specs import CHANGELOGS, Spec, changelog_name, differences, group_name, specs
@@ -29,13 +29,22 @@ __all__ = [
     "apply",
     "changelog_name",
     "check",
+    "counts",
     "explain",
     "group_name",
+    "grow",
     "specs",
     "topic_ids",
 ]
 
 _LOGGER = logging.getLogger("librdkafka")
+_SOON = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
+"""What a new partition answers for a moment."""
 _MOCK = "mockCluster"  # how librdkafka's mock cluster begins its cluster id; it has no admin API, and no topic ids
 
 
@@ -93,6 +102,23 @@ def topic_ids(
     return _Cluster(bootstrap, security, timeout).ids(sorted(set(names)))
 
 
+def counts(
+    bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], *, timeout: float = 15.0
+) -> dict[str, int]:
+    """Return each topic's number of partitions. Raises `Transient`, and `Misuse` where a topic is missing."""
+    return _Cluster(bootstrap, security, timeout).counts(names)
+
+
+def grow(
+    bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], to: int, *, timeout: float = 15.0
+) -> None:
+    """Give each topic `to` partitions where it has fewer; return when the new ones have leaders.
+
+    Raises `Transient` and `Misuse` as `apply` does; some of the topics may have grown then.
+    """
+    _Cluster(bootstrap, security, timeout).grow(names, to)
+
+
 class _Cluster:
     def __init__(self, bootstrap: str, security: Mapping[str, str] | None, timeout: float) -> None:
         self._config = admin_config(bootstrap, security)
@@ -147,7 +173,7 @@ class _Cluster:
                 return
             waited += 1
             if waited > 10 * self._timeout:
-                raise Transient("Kafka made the topics, but their partitions have no leaders yet; try again")
+                raise Transient("Kafka made the partitions, but they have no leaders yet; try again")
             time.sleep(0.1)
 
     def _topics(self) -> dict[str, Any]:
@@ -184,6 +210,42 @@ class _Cluster:
                 raise explain(error, resource.name) from None
             configs[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
         return configs
+
+    def counts(self, names: Iterable[str]) -> dict[str, int]:
+        names = sorted(set(names))
+        missing = [name for name in names if name not in self._found]
+        if missing:
+            raise Misuse(f"topics are missing: {', '.join(missing)}; run `sealstream topics apply`")
+        return {name: len(self._found[name].partitions) for name in names}
+
+    def grow(self, names: Iterable[str], to: int) -> None:
+        if self._mock:
+            raise Misuse("the embedded broker's topics cannot grow")
+        small = {name for name, count in self.counts(names).items() if count < to}
+        if not small:
+            return
+        new = [NewPartitions(name, to) for name in sorted(small)]
+        for name, future in self._admin.create_partitions(new, operation_timeout=self._timeout).items():
+            try:
+                self._result(future)
+            except KafkaException as error:
+                raise explain(error, name) from None
+        self._await(small, dict.fromkeys(small, to))
+        self._await_answers([TopicPartition(name, number) for name in small for number in range(to)])
+
+    def _await_answers(self, parts: Sequence[TopicPartition]) -> None:
+        """Metadata name the leaders before these know that they are: return when each of them answers."""
+        for _ in range(round(10 * self._timeout)):
+            asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in parts}, request_timeout=self._timeout)
+            try:
+                for future in asked.values():
+                    self._result(future)
+                return
+            except KafkaException as error:
+                if error.args[0].code() not in _SOON:
+                    raise explain(error) from None
+            time.sleep(0.1)
+        raise Transient("Kafka made the partitions, but they do not answer yet; try again")
 
     def ids(self, names: Sequence[str]) -> dict[str, str]:
         ids = dict.fromkeys(names, "")
@@ -227,7 +289,7 @@ def _hex(uuid: Any) -> str:
 
 
 _REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE or DESCRIBE_CONFIGS on topics",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE, ALTER or DESCRIBE_CONFIGS on topics",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE on the cluster",
     KafkaError.SASL_AUTHENTICATION_FAILED: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",
     KafkaError._AUTHENTICATION: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",

@@ -51,16 +51,20 @@ def bench(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--against", multiple=True, type=click.Choice(["streams", "faust"]), help="Peers to run in the same round."
 )
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4), help="So many beside one.")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 20))
 @seeded
 @as_json
-def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int, seed: int, as_json: bool) -> None:
+def protect(
+    events: int, in_memory: bool, against: tuple[str, ...], workers: int, rounds: int, seed: int, as_json: bool
+) -> None:
     """The protect leg: 560-byte events, 3 tokens, 4 sealed fields, 1 % invalid, 20,000 customers.
 
     \b
     Examples:
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
+      sealstream bench protect --workers 2 --rounds 3
     """
     stages = _part("costs").protect(min(events, 100_000), seed)
     if in_memory:
@@ -79,11 +83,14 @@ def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int,
         return
     part = _part("protect")
     runs: dict[str, list[Any]] = {"sealstream": [], **{name: [] for name in against}}
+    together: list[float] = []
     with _broker() as bootstrap:
         for _ in range(rounds):
             runs["sealstream"].append(part.ours(bootstrap, events, seed, _say))
             for name in against:
                 runs[name].append(part.PEERS[name](bootstrap, events, seed, _say))
+            if workers > 1:
+                together.append(part.shared(bootstrap, events, workers, seed, _say))
     mine = runs["sealstream"]
     whole = 1e6 / statistics.median(m.events_per_cpu_second for m in mine)
     result = {
@@ -95,6 +102,13 @@ def protect(events: int, in_memory: bool, against: tuple[str, ...], rounds: int,
         ratios = [a.events_per_cpu_second / b.events_per_cpu_second for a, b in zip(mine, runs[name], strict=True)]
         result[name] = {**_figures(runs[name]), "ratio_by_round": [round(r, 2) for r in ratios]}
         result[name]["ratio"] = round(statistics.median(ratios), 2)
+    if together:
+        scaled = [a / b.events_per_second for a, b in zip(together, mine, strict=True)]
+        result[f"{workers}_workers"] = {
+            "events_per_second": round(statistics.median(together)),
+            "ratio_by_round": [round(r, 2) for r in scaled],
+            "ratio": round(statistics.median(scaled), 2),
+        }
     _show(result, as_json)
 
 
@@ -136,14 +150,21 @@ def identify(events: int, customers: int, against: str | None, seed: int, as_jso
 def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
     """Milliseconds from the append of a raw event to its protected record and its profile, as a consumer sees them.
 
+    And the worker's memory after each tenth of the time; `rss_growth_bytes`: from the third tenth's end on.
+
     \b
-    Example:
+    Examples:
       sealstream bench latency --rate 2000 --seconds 30
+      sealstream bench latency --rate 2000 --seconds 2700
     """
     with _broker() as bootstrap:
         found = _part("latency").ours(bootstrap, rate, seconds, seed, _say)
     milliseconds = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
-    _show({"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds}, as_json)
+    memory = {"rss_bytes": found.rss_bytes, "rss_growth_bytes": found.rss_bytes[-1] - found.rss_bytes[2]}
+    _show(
+        {"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds, **memory},
+        as_json,
+    )
 
 
 def _part(name: str) -> Any:

@@ -95,15 +95,15 @@ def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings
 
 def _run(config: settings.Settings, env: dict[str, str], log: Path, count: int, customers: int, seed: int) -> float:
     """Produce and wait for the legs; return the seconds from the first event to the last one's protected form."""
+    from .. import wiring
     from ..adapters import schema_files
     from ..demo import scene
 
     schemas = {c.schema.name: c for c in schema_files.load(config.schema_dir).schemas}
     end_ms = int(time.time() * 1000) // 60_000 * 60_000
     told = story.events(seed, count, customers, end_ms, scene.avro_encoder(schemas))
-    progress = scene.Progress(config)
     try:
-        with scene.worker(env, log) as process:
+        with wiring.positions(config) as positions, scene.worker(env, log) as process:
             with _bar(count, "events sent     ") as step:
                 began = time.monotonic()
                 scene.produce(config, told, lambda: step(1))
@@ -115,12 +115,10 @@ def _run(config: settings.Settings, env: dict[str, str], log: Path, count: int, 
                     step(n - shown)
                     shown = n
 
-                ended = scene.await_work(progress, process, count, LIMIT_SECONDS, tell)
+                ended = scene.await_work(positions, process, count, LIMIT_SECONDS, tell)
     except Fatal:
         click.echo(log.read_text(encoding="utf-8", errors="replace")[-3_000:], err=True)
         raise
-    finally:
-        progress.close()
     return ended - began
 
 

@@ -25,6 +25,7 @@ from .protect import protect
 from .replay import replay
 from .schemas import schemas
 from .topics import topics
+from .verify import verify
 from .worker import worker
 
 INTERRUPTED = 130
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, topics, schemas, protect, identity, keys, replay, bench):
+for _command in (demo, worker, topics, schemas, protect, identity, keys, replay, verify, bench):
     cli.add_command(_command)
 
 

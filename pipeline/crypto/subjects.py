@@ -61,7 +61,7 @@ class SubjectKeys:
     def find(self, subject: str, key_id: bytes) -> SubjectKey | None:
         """Return the person's key `key_id` for opening, or None if it is not (or no longer) here."""
         try:
-            return SubjectKey(key_id, self._unwrapped(_row(subject, key_id)))
+            return SubjectKey(key_id, self._unwrapped(row_key(subject, key_id)))
         except LookupError:
             return None
 
@@ -95,7 +95,7 @@ class SubjectKeys:
 
     def _make(self, subject: str, index: dict[str, bytes]) -> SubjectKey:
         key_id, key = self._random(KEY_ID_BYTES), self._random(KEY_BYTES)
-        row = _row(subject, key_id)
+        row = row_key(subject, key_id)
         self._table.put(row, wrap_key(self._kek, key, key_id, _aad(row)))
         index[subject] = row
         return SubjectKey(key_id, key)
@@ -118,7 +118,8 @@ def check_row(key: bytes, value: bytes) -> None:
         raise Corrupt("a row of the table subject-keys does not read back")
 
 
-def _row(subject: str, key_id: bytes) -> bytes:
+def row_key(subject: str, key_id: bytes) -> bytes:
+    """The table's key of a row."""
     return subject.encode() + b"\0" + key_id
 
 

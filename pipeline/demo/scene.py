@@ -13,23 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Producer
 from fastavro import schemaless_writer
 
-from ..adapters.reader import unreachable
-from ..adapters.topics import admin_config, group_name
+from ..adapters.positions import Positions
+from ..adapters.topic_specs import SOURCES
+from ..adapters.topics import admin_config
 from ..errors import Fatal, Transient
 from ..events import Topic
 from ..settings import Settings
 from ..stages.compile import CompiledSchema
 from .story import DemoEvent
-
-SOURCES = {
-    "protect": (Topic.RAW,),
-    "identify": (Topic.PROTECTED, Topic.IDENTITY),
-    "watch": (Topic.PROTECTED, Topic.REJECTED, Topic.WATCH),
-}
-"""What each leg reads: the demo has ended when all of it is committed."""
 
 STILL_SECONDS = 4.0
 """Legs also work by the clock, once a second: they have ended when nothing has moved for so long."""
@@ -85,54 +79,8 @@ def produce(config: Settings, events: Iterable[DemoEvent], step: Callable[[], No
     return n
 
 
-class Progress:
-    """How far the legs are, asked of the broker: ends of topics, and what the groups have committed."""
-
-    def __init__(self, config: Settings) -> None:
-        self._config = config
-        self._groups = {
-            leg: Consumer(
-                {
-                    **admin_config(config.bootstrap(), config.security()),
-                    "group.id": group_name(leg, prefix=config.topic_prefix, group=config.group),
-                    "enable.auto.commit": False,
-                }
-            )
-            for leg in SOURCES
-        }
-
-    def close(self) -> None:
-        for consumer in self._groups.values():
-            consumer.close()
-
-    def end(self, topic: Topic) -> int:
-        """Return how many records the topic has been given."""
-        return sum(self._ends(topic).values())
-
-    def done(self) -> bool:
-        """Has every leg committed everything that it reads?"""
-        return all(self._committed(leg, topic) == self._ends(topic) for leg in SOURCES for topic in SOURCES[leg])
-
-    def _parts(self, topic: Topic) -> list[TopicPartition]:
-        return [TopicPartition(self._config.topic_prefix + topic, p) for p in range(self._config.partitions)]
-
-    def _ends(self, topic: Topic) -> dict[int, int]:
-        asked = self._groups["protect"]
-        try:
-            return {p.partition: asked.get_watermark_offsets(p, timeout=10)[1] for p in self._parts(topic)}
-        except KafkaException as error:
-            raise unreachable(error) from None
-
-    def _committed(self, leg: str, topic: Topic) -> dict[int, int]:
-        try:
-            found = self._groups[leg].committed(self._parts(topic), timeout=10)
-        except KafkaException as error:
-            raise unreachable(error) from None
-        return {p.partition: max(0, p.offset) for p in found}
-
-
 def await_work(
-    progress: Progress, process: subprocess.Popen[bytes], total: int, seconds: float, tell: Callable[[int], None]
+    positions: Positions, process: subprocess.Popen[bytes], total: int, seconds: float, tell: Callable[[int], None]
 ) -> float:
     """Wait until every leg has done all of it; return when the last raw event was protected or rejected (monotonic).
 
@@ -145,17 +93,22 @@ def await_work(
     while time.monotonic() < until:
         if process.poll() is not None:
             raise Fatal(f"the worker ended with exit code {process.returncode}")
-        n = progress.end(Topic.PROTECTED) + progress.end(Topic.REJECTED)
+        n = _end(positions, Topic.PROTECTED) + _end(positions, Topic.REJECTED)
         tell(n)
         if n >= total:
             protected_at = protected_at or time.monotonic()
-            now = [progress.end(topic) for topic in (*SOURCES["watch"], *SOURCES["identify"])]
-            if now != ends or not progress.done():
+            now = [_end(positions, topic) for topic in (*SOURCES["watch"], *SOURCES["identify"])]
+            if now != ends or any(positions.behind().values()):
                 ends, still_since = now, time.monotonic()
             elif time.monotonic() - still_since > STILL_SECONDS:
                 return protected_at
         time.sleep(0.2)
     raise Fatal(f"the worker did not finish within {seconds:.0f} s")
+
+
+def _end(positions: Positions, topic: str) -> int:
+    """How many records the topic has been given."""
+    return sum(end for _, end in positions.bounds(topic).values())
 
 
 def avro_encoder(schemas: Mapping[str, CompiledSchema]) -> Callable[[str, dict[str, Any]], bytes]:

@@ -15,10 +15,10 @@ from the protect leg; skipped), `profile`, `message`. Cost by stage: `flow.ident
 from __future__ import annotations
 
 import weakref
-
-import msgspec
+from collections.abc import Collection
 
 from ..events import Record, SourceBatch, Topic
+from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.fold import BEFORE, BORN, event_decoder, fold, trait_reader
 from ..stages.identity_rows import (
@@ -92,6 +92,9 @@ class IdentifyPartition:
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
 
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        self._resolver.repeat(keys)
+
     def drain(self) -> Effects:
         profiles, messages = self._resolver.flush()
         resolved, self._resolved = self._resolved, []
@@ -125,7 +128,7 @@ class IdentifyPartition:
             value = record.value or b""
             try:
                 event = decode(value)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 self._undecodable += 1
                 continue
             anchor = event.anchor
@@ -186,7 +189,7 @@ class IdentifyPartition:
             try:
                 message = decode(record.value or b"")
                 token = (record.key or b"").decode()
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except UNDECODABLE:
                 self._undecodable += 1
                 continue
             match message:

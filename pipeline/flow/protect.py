@@ -12,7 +12,7 @@ Counts of `Effects`: `protected`; `rejected` by reason; `unusable_identifier` by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..crypto.keyring import KeyRing
 from ..crypto.subjects import SubjectKeys, check_row
@@ -75,7 +75,7 @@ class ProtectPartition:
         leg = self._leg
         decoded = decode(records, leg.registry, leg.max_event_bytes)
         tokenized, unusable = tokenize(decoded.passed, leg.tokens)
-        rejects = decoded.rejected + tokenized.rejected
+        rejects = sorted(decoded.rejected + tokenized.rejected, key=lambda r: r.record.offset)
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys.get)
@@ -99,6 +99,9 @@ class ProtectPartition:
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
+
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        """Nothing here is the last word on a key: an event has one form."""
 
     def drain(self) -> Effects:
         outputs = {Topic.PROTECTED.value: self._protected, Topic.REJECTED.value: self._rejected}

@@ -21,6 +21,7 @@ A checkpoint's order is (messages, STATE, outputs), and each crash between two o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import msgspec
 
@@ -84,6 +85,9 @@ class _Partition:
         self._now = now
         self._measure.tick(now, caught_up)
         self._gather.tick(now, caught_up)
+
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        """Nothing here is the last word on a key: alerts are a log."""
 
     def drain(self) -> Effects:
         encode, size = self._encode, self._config.window_ms

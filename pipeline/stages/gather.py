@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..events import Alert, Record
+from ..outcomes import UNDECODABLE
 from ..ports import Table
 from .alert import Judge
 from .score import FeatureRow, Scorer
@@ -62,7 +63,7 @@ class Gather:
         for record in records:
             try:
                 message = self._decode(record.value)  # type: ignore[arg-type]  # None is a TypeError, as wanted
-            except (TypeError, msgspec.DecodeError, UnicodeDecodeError):
+            except (TypeError, *UNDECODABLE):
                 self.counts["unreadable", ""] += 1
                 continue
             if message.size != self._config.window_ms:

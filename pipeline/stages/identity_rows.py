@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -86,7 +86,7 @@ class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
     """To a root: its members, each with version and encoded `Facts` (0 and b"" if it has none).
 
     `moved`: not the members' own words but handed on, by a former root or along a pointer. The sender may have
-    announced profiles meanwhile, so the root announces its own again.
+    announced profiles meanwhile, so the root announces its own again; with no entries, under any id of any member.
     """
 
     entries: list[tuple[str, int, bytes]]
@@ -168,6 +168,33 @@ def digest_of(token: str) -> bytes:
 def evidence_key(root: str, member: str) -> bytes:
     """33 bytes beginning with a zero, which no packed token does."""
     return b"\0" + digest_of(root) + digest_of(member)
+
+
+def token_home(key: bytes) -> bytes:
+    """Where a row of `tokens` lives: its token, by whose murmur2 records reach its owner."""
+    return _unpacked(key).encode()
+
+
+def evidence_homes(keys: Iterable[bytes]) -> Callable[[bytes], bytes | None]:
+    """Return the function: a row's key → where it lives, the cluster's root; None: no row names the root.
+
+    `keys` are all keys of `evidence`, since a row of facts says no more of its root than the digest. One whose root has
+    no row of members is out of reach of the leg. 250 bytes of memory per root.
+    """
+    roots = {key[-DIGEST:]: key for key in keys if not key.startswith(b"\0")}
+
+    def home(key: bytes) -> bytes | None:
+        root = roots.get(key[1 : 1 + DIGEST]) if key.startswith(b"\0") else key
+        return None if root is None else _unpacked(root).encode()
+
+    return home
+
+
+def _unpacked(key: bytes) -> str:
+    try:
+        return unpack(key)
+    except UnicodeDecodeError:
+        raise Corrupt("a key of the identify leg's tables does not read back") from None
 
 
 def pack_members(tokens: Iterable[str]) -> bytes:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..events import Record
+from ..outcomes import UNDECODABLE
 from ..ports import Table
 from .watch_rows import CLOCKS, OTHER, CellRow, ClockRow, Partial, Progress, WatchConfig, watched_event, watched_source
 
@@ -99,7 +100,7 @@ class Measure:
         for record in records:
             try:
                 seen = decode(record.value)  # type: ignore[arg-type]  # None is a TypeError, as wanted
-            except (TypeError, msgspec.DecodeError, UnicodeDecodeError):
+            except (TypeError, *UNDECODABLE):
                 bad += 1
                 continue
             at, origin = seen.received_at, seen.origin

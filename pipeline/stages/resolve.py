@@ -17,6 +17,7 @@ and the ids of the tokens in it again, changed or not. So the last word is the f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 from itertools import islice
 
@@ -26,6 +27,7 @@ from ..events import Merged
 from ..ports import Out, Table
 from .compose import combine, ids, profile, tokens_json
 from .identity_rows import (
+    DIGEST,
     Assigned,
     Evidence,
     Facts,
@@ -172,8 +174,11 @@ class Resolver:
         if grown:
             cluster.tokens = None
             self._evidence.put(pack(token), pack_members(sorted(members)))
-        if grown or message.moved:
+        if not message.entries:
+            self._say_again(token)
+        elif grown or message.moved:
             self._touched[token] = None
+            self._tokens.touch(pack(token))  # an announcement without a changed row would be one that nobody sees
 
     def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> None:
         known = cluster.facts.get(member)
@@ -204,6 +209,26 @@ class Resolver:
         if row.profile != message.profile:
             row.profile = message.profile
             self._changed[token] = row
+
+    def repeat(self, keys: Iterable[bytes]) -> None:
+        """Have the profiles announced again that rows with these keys, of either table, belong to.
+
+        A former owner may have announced them after this one did. Goes through the whole table, so it is for rare use.
+        """
+        digests = {key[1 : 1 + DIGEST] if key.startswith(b"\0") else key[-DIGEST:] for key in keys}
+        for packed in [key for key, _ in self._tokens.items() if key[-DIGEST:] in digests]:
+            token = unpack(packed)
+            row = self.row(token)
+            if row.parent:  # it may have spoken as the root that this token was
+                self._send(unpack(row.parent), Evidence([], True))
+            else:
+                self._say_again(token)
+
+    def _say_again(self, root: str) -> None:
+        cluster = self._cluster(root)
+        cluster.untold.update(cluster.members)
+        self._announced.discard(root)
+        self._touched[root] = None
 
     def _cluster(self, root: str) -> Cluster:
         cluster = self.clusters.get(root)

@@ -11,6 +11,7 @@ An exception from a leg is our fault: the engine stops, acknowledges nothing mor
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,17 +23,25 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
-from ..adapters.topic_specs import changelog_name, group_name
-from ..errors import Corrupt, Fatal, Misuse, SealstreamError
+from ..adapters.topic_specs import CLAIM, changelog_name, group_name
+from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
+from . import fencing
 from .book import OffsetBook, TopicPartition
+from .fencing import Fenced, Lease
 from .journal import DEATHS, Journal
 from .output import Output
-from .tables import ChangelogTable, RecoveryEnd
+from .records import Written
+from .tables import ChangelogTable, PartitionTable, RecoveryEnd
 from .transport import Consumer, Transport
 
 log = structlog.get_logger(__name__)
+
+LOOK_TICKS = 10
+"""A changelog is looked at for other writers' records once in so many ticks."""
+Change = tuple[str, int, PartitionTable, list[Out]]
+"""(table, partition number, its rows, what changed in them)."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +105,14 @@ class LegEngine:
         self._now = now
         self._incarnations = incarnations
         self._journal = journal.leg(leg.name, incarnations)
-        self._output = Output(config.bootstrap, config.security, config.group_of(leg.name), config.compression)
+        self.lease = Lease(config.session_timeout)
+        self._output = Output(
+            config.bootstrap,
+            config.security,
+            config.group_of(leg.name),
+            config.compression,
+            may_send=lambda: self.lease.held,
+        )
         self.sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
         self._taken = 0  # records since the last checkpoint began
@@ -104,6 +120,7 @@ class LegEngine:
         self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
         self._flush: asyncio.Task[None] | None = None
         self._accepting = False
+        self._revocations = 0
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.app = self._new_app()
@@ -147,7 +164,7 @@ class LegEngine:
                 partial(leg.check, name),
                 name=f"{leg.name}-{name}",
                 changelog_topic=app.topic(
-                    config.changelog_of(leg.name, name),
+                    self._changelog(name),
                     key_serializer="raw",
                     value_serializer="raw",
                     acks=False,
@@ -176,19 +193,28 @@ class LegEngine:
 
     async def _on_revoked(self, app: App, revoked: set[Any], **_: Any) -> None:
         """Faust has paused the flow and cleared its queues: make what was taken in durable, commit, let go."""
+        self._revocations += 1
         if self._accepting:
             self._accepting = False
-            await self.drain()
+            if self.lease.held:
+                await self.drain()
+            else:
+                await self._abandon()
         self.metrics.state(self.leg.name, LegState.RECOVERING)
 
     async def _on_recovered(self, app: App, **_: Any) -> None:
         """Tables are recovered; reading goes on from the committed offsets."""
         self.book.forget()
         self._parts.clear()
+        revocations = self._revocations
         mine = self.app.consumer.assignment()
+        numbers = sorted({tp.partition for tp in mine if tp.topic in self.sources})
         self._journal.look()
         try:
-            for number in sorted({tp.partition for tp in mine if tp.topic in self.sources}):
+            await self._claim(numbers)
+            if revocations != self._revocations:
+                return  # taken away again meanwhile
+            for number in numbers:
                 self._open(number)
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
             self.fail(e)
@@ -197,6 +223,80 @@ class LegEngine:
         self.opened.set()
         self.metrics.state(self.leg.name, LegState.RUNNING)
         log.info("partitions assigned", leg=self.leg.name, partitions=sorted(self._parts))
+
+    # -- who writes (see `fencing`) ------------------------------------------------------------------------------
+
+    async def _claim(self, numbers: list[int]) -> None:
+        """Make this worker the writer of its changelogs, and take in what came between their recovery and that."""
+        claims = [(name, n, table.partition(n)) for name, table in self._tables.items() for n in numbers]
+        claim = Out(CLAIM, b"claim", int(self._now() * 1000))
+        placed = await self._output.write_to([(self._changelog(name), n, [claim]) for name, n, _ in claims])
+        for (name, number, rows), ((at, _),) in zip(claims, placed, strict=True):
+            if at < 0:
+                raise Transient("the broker does not say where a claim stands; it will be made again")
+            if at != rows.next_offset:
+                rows.recover(await self._read(name, number, rows.next_offset, at))
+            rows.claimed(at + 1)
+
+    async def _look(self, name: str, number: int, rows: PartitionTable, end: int) -> None:
+        """See what others wrote to a changelog between own records, before offset `end`.
+
+        Raises:
+            Fenced: one of them has claimed it.
+        """
+        records = await self._read(name, number, rows.next_offset, end)
+        others = [r for r in records if r.producer_id != self._output.producer_id]
+        if any(r.key == CLAIM for r in others):
+            raise Fenced(f"another worker has taken over partition {number} of {self._changelog(name)}")
+        if keys := {r.key for r in others if r.key is not None}:
+            log.warning("a former owner wrote rows; they are written again", leg=self.leg.name, rows=len(keys))
+            rows.write_again(keys)
+            if (part := self._parts.get(number)) is not None:
+                part.repeat(name, keys)
+
+    async def _look_at_all(self) -> None:
+        """Also where this worker has nothing to write."""
+        rows = {
+            TopicPartition(self._changelog(name), n): (name, n, r)
+            for name, table in self._tables.items()
+            for n, r in table.partitions.items()
+        }
+        ends = await self.app.consumer.ends(rows)
+        if self._flush is not None or not self._accepting:
+            return  # own records may be among them
+        for tp, end in ends.items():
+            name, number, found = rows[tp]
+            if end > found.next_offset:
+                await self._look(name, number, found, end)
+                found.next_offset = max(found.next_offset, end)
+
+    def _changelog(self, table: str) -> str:
+        return self.config.changelog_of(self.leg.name, table)
+
+    async def _read(self, table: str, number: int, start: int, end: int) -> list[Written]:
+        return await fencing.read(
+            self.config.bootstrap, self.config.security, self._changelog(table), number, start, end
+        )
+
+    async def _abandon(self) -> None:
+        """Partitions were lost some time ago: forget what was taken in since the last acknowledgement, rows included.
+
+        A new producer, since the old one may still hold batches; and everything is recovered from the changelogs.
+        """
+        log.warning("out of the group for longer than its session; what was in work is dropped", leg=self.leg.name)
+        self._taken = 0
+        self._parts.clear()
+        for table in self._tables.values():
+            table.partitions.clear()
+        self.app.tables.recovery.active_offsets.clear()
+        if self._flush is not None:
+            self._flush.cancel()
+            await asyncio.wait({self._flush})
+        try:
+            await self._output.stop()
+            await self._output.start()
+        except KafkaError as e:
+            self.fail(Transient(f"the broker does not answer ({type(e).__name__})"))
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -291,10 +391,14 @@ class LegEngine:
                     await asyncio.sleep(0.005)
 
     async def _ticks(self) -> None:
-        while True:
+        for n in itertools.count(1):
             await asyncio.sleep(self.config.tick_seconds)
             if not self._accepting or not self.go.is_set():
                 continue
+            if n % LOOK_TICKS == 0:
+                await self._look_at_all()
+                if not self._accepting:
+                    continue
             now = int(self._now() * 1000)
             caught_up = self._report_lag()
             for number, part in self._parts.items():
@@ -332,7 +436,7 @@ class LegEngine:
         mark = self.book.mark()
         effects = [part.drain() for part in self._parts.values()]
         changes = [
-            (name, number, outs)
+            (name, number, rows, outs)
             for name, table in self._tables.items()
             for number, rows in table.partitions.items()
             if (outs := rows.changes(self._latest))
@@ -343,7 +447,7 @@ class LegEngine:
     async def _write(
         self,
         effects: list[Effects],
-        changes: list[tuple[str, int, list[Out]]],
+        changes: list[Change],
         mark: dict[TopicPartition, int],
         taken: int,
     ) -> None:
@@ -359,14 +463,20 @@ class LegEngine:
             if e.counts:
                 self.metrics.outcomes(self.leg.name, e.counts)
 
-    async def _write_state(self, changes: list[tuple[str, int, list[Out]]]) -> None:
-        """Write what changed in the tables, (table, partition, rows), to their changelogs."""
+    async def _write_state(self, changes: list[Change]) -> None:
+        """Write what changed in the tables to their changelogs."""
         if not changes:
             return
-        name, config = self.leg.name, self.config
-        await self._output.write_to([(config.changelog_of(name, t), p, outs) for t, p, outs in changes])
-        for table, _, outs in changes:
-            self.metrics.changelog(name, table, len(outs), sum(len(o.key) + len(o.value or b"") for o in outs))
+        placed = await self._output.write_to([(self._changelog(name), n, outs) for name, n, _, outs in changes])
+        for (name, number, rows, outs), pieces in zip(changes, placed, strict=True):
+            for at, count in pieces:
+                if at < 0:
+                    continue  # the next one shows a gap, in which there are own records
+                if at != rows.next_offset:
+                    await self._look(name, number, rows, at)
+                rows.next_offset = at + count
+            size = sum(len(o.key) + len(o.value or b"") for o in outs)
+            self.metrics.changelog(self.leg.name, name, len(outs), size)
 
     def _flushed(self, flush: asyncio.Task[None]) -> None:
         self._flush = None

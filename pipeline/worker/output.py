@@ -7,8 +7,8 @@ the key, as every Kafka client does, so that a keyed reader finds what we wrote.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -16,9 +16,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import TopicPartition
 
+from ..adapters.partitioner import partitions
 from ..errors import Fatal
 from ..ports import Out
-from .partitioner import partitions
 from .security import client_arguments
 
 log = structlog.get_logger(__name__)
@@ -30,6 +30,7 @@ COMPRESSION = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 """Kafka's codes (the attributes of a record batch)."""
 FOREVER = 1e9
 """Seconds. A batch that has its sequence number must not be given up: see `Output`."""
+POLL_SECONDS = 0.02
 SAY_AFTER = 5.0
 """Seconds without an answer after which the log says once that output waits."""
 
@@ -53,6 +54,13 @@ class RecordBatch(BatchBuilder):  # type: ignore[misc]
         return i
 
 
+class Placed(NamedTuple):
+    """So many `records` stand next to each other from `offset` on."""
+
+    offset: int
+    records: int
+
+
 class Output:
     """An idempotent producer of one leg (acks=all). Writes are at least once, and in order per partition.
 
@@ -60,9 +68,18 @@ class Output:
     already has. A second producer could overtake the first one's last request and then be overtaken by it, which in
     a changelog puts an old row behind a new one. So aiokafka's batch time-out, after which it gives a batch up but
     not its sequence number, is put out of reach.
+
+    Nothing goes out while `may_send` says no: it waits (`fencing.Lease`).
     """
 
-    def __init__(self, bootstrap: str, security: Mapping[str, str], client_id: str, compression: str = "none") -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        security: Mapping[str, str],
+        client_id: str,
+        compression: str = "none",
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._options = {
             "bootstrap_servers": bootstrap,
             "client_id": client_id,
@@ -75,13 +92,32 @@ class Output:
             **client_arguments(security),
         }
         self._compression = COMPRESSION[compression]
+        self._may_send = may_send
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
 
     async def start(self) -> None:
-        self._producer = AIOKafkaProducer(**self._options)
-        self._producer._message_accumulator._batch_ttl = FOREVER
-        await self._producer.start()
+        producer = self._producer = AIOKafkaProducer(**self._options)
+        producer._message_accumulator._batch_ttl = FOREVER
+        sender = producer._sender
+        send = sender._send_produce_req
+
+        async def send_if_allowed(node: int, batches: Any) -> None:
+            while not self._may_send():
+                if self._producer is not producer:
+                    return  # stopped: its batches have failed
+                await asyncio.sleep(POLL_SECONDS)
+            await send(node, batches)
+
+        sender._send_produce_req = send_if_allowed
+        await producer.start()
+
+    @property
+    def producer_id(self) -> int:
+        """By which Kafka knows this writer; a new one from each `start`."""
+        assert self._producer is not None
+        found: int = self._producer._txn_manager.producer_id
+        return found
 
     async def stop(self) -> None:
         """Close the connections; what was not awaited is given up."""
@@ -106,8 +142,11 @@ class Output:
         """
         await self.write_to([b for topic, outs in records.items() for b in await self._keyed(topic, outs)])
 
-    async def write_to(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
-        """As `write`, to given partitions: a changelog's is that of its table."""
+    async def write_to(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> list[list[Placed]]:
+        """As `write`, to given partitions: a changelog's is that of its table. Returns where each of `batches` stands.
+
+        In several pieces if it is large; the broker need not remember where a repeated one stands (-1).
+        """
         waiting = asyncio.ensure_future(self._send(batches))
         try:
             done, _ = await asyncio.wait({waiting}, timeout=SAY_AFTER)
@@ -115,7 +154,7 @@ class Output:
                 log.warning("the broker does not take output; waiting for it")
                 await asyncio.wait({waiting})
                 log.info("output goes on")
-            waiting.result()
+            return waiting.result()
         except KafkaError as e:
             raise Fatal(f"the broker refused output: {type(e).__name__}") from e
         finally:
@@ -128,21 +167,29 @@ class Output:
             targets[partition].append(out)
         return [(topic, p, t) for p, t in enumerate(targets) if t]
 
-    async def _send(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> None:
+    async def _send(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> list[list[Placed]]:
         producer = self._producer
         assert producer is not None
         waiting: list[Awaitable[Any]] = []
+        pieces: list[list[int]] = []
         try:
             for topic, partition, outs in batches:
                 await self.partitions(topic)
+                pieces.append([])
                 start = 0
                 while start < len(outs):
                     batch = RecordBatch(BATCH_BYTES, self._compression)
-                    start = batch.fill(outs, start)
+                    after = batch.fill(outs, start)
                     tp = TopicPartition(topic, partition)
                     waiting.append(await producer._message_accumulator.add_batch(batch, tp, FOREVER))
+                    pieces[-1].append(after - start)
+                    start = after
         finally:
             done = await asyncio.gather(*waiting, return_exceptions=True)
+        offsets = []
         for result in done:
             if isinstance(result, BaseException):
                 raise result
+            offsets.append(result.offset)
+        at = iter(offsets)
+        return [[Placed(next(at), n) for n in counts] for counts in pieces]

@@ -9,13 +9,29 @@ write to the topic can send one.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
 
 import aiokafka.consumer.fetcher as fetcher
+import msgspec
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+
+from ..adapters.topic_specs import CHANGELOG
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """A record of a changelog, and the id of the producer that wrote it (-1: one that is not idempotent)."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    producer_id: int
+
+    def __repr__(self) -> str:
+        return f"Written(offset={self.offset}, producer_id={self.producer_id}, …)"
 
 
 class KeptRecords:
@@ -42,6 +58,7 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
     def _unpack_records(self) -> Iterator[Any]:
         records = self._records
+        entries: Callable[[Any], Iterable[Any]] = _with_writer if self._tp.topic.endswith(CHANGELOG) else iter
         while records.has_next():
             batch = records.next_batch()
             if self._check_crcs and not batch.validate_crc():
@@ -50,31 +67,34 @@ class LeanRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
                 continue
             try:
-                for record in batch:
+                for record in entries(batch):
                     offset = record.offset
                     if offset >= self.next_fetch_offset:
                         self.next_fetch_offset = offset + 1
                         yield record
             except (UnicodeDecodeError, CorruptRecordException):
-                yield from self._read_leniently(batch.base_offset)
-            self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
-
-    def _read_leniently(self, base_offset: int) -> Iterator[Any]:
-        """The rest of a batch by aiokafka's Python parser, header names with undecodable bytes as surrogates.
-
-        Raises:
-            CorruptRecordException: it is not the header names that are wrong.
-        """
-        buffer, at = self._records.buffer, 0
-        while at + 12 <= len(buffer):
-            offset, length = struct.unpack_from(">qi", buffer, at)
-            if offset == base_offset:
-                for record in LenientBatch(buffer[at : at + 12 + length]):
+                for record in entries(self._lenient(batch.base_offset)):
                     if record.offset >= self.next_fetch_offset:
                         self.next_fetch_offset = record.offset + 1
                         yield record
-                return
+            self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
+
+    def _lenient(self, base_offset: int) -> LenientBatch:
+        """The batch by aiokafka's Python parser, header names with undecodable bytes as surrogates.
+
+        Iterating over it raises `CorruptRecordException` if it is not the header names that are wrong.
+        """
+        buffer, at = self._records.buffer, 0
+        while True:
+            offset, length = struct.unpack_from(">qi", buffer, at)
+            if offset == base_offset:
+                return LenientBatch(buffer[at : at + 12 + length])
             at += 12 + length
+
+
+def _with_writer(batch: Any) -> Iterator[Written]:
+    for r in batch:
+        yield Written(r.offset, r.timestamp, r.key, r.value, batch.producer_id)
 
 
 class _LenientBuffer(bytearray):

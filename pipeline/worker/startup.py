@@ -50,7 +50,10 @@ async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) ->
             raise Misuse(f"topics are missing: {', '.join(missing)}; run `sealstream topics apply`")
         if len({counts[t] for t in group}) > 1:
             found = ", ".join(f"{t}: {counts[t]}" for t in group)
-            raise Misuse(f"these topics must have the same number of partitions, but have {found}")
+            raise Misuse(
+                f"these topics must have the same number of partitions, but have {found}; "
+                "if `sealstream topics resize` was interrupted, repeat it"
+            )
         if config.partitions is not None and counts[group[0]] != config.partitions:
             raise Misuse(
                 f"{group[0]} has {counts[group[0]]} partitions, the settings say {config.partitions}: "

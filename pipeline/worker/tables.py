@@ -2,20 +2,23 @@
 
 Faust's own `Table` sends a changelog record per `__setitem__` and does not await it. Here a leg puts rows into a
 `PartitionTable`; at a checkpoint the engine takes what changed, the last value of each key, and writes it as one
-batch that is awaited before the acknowledgement. Recovery is Faust's, by whole fetches instead of single records.
+batch that is awaited before the acknowledgement. Recovery is Faust's, by whole fetches instead of single records; which
+of the records count is `fencing`'s rule.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
+from ..adapters.topic_specs import CLAIM
 from ..errors import Corrupt
 from ..ports import Out
+from .records import Written
 
 POLL_SECONDS = 0.02
 Check = Callable[[bytes, bytes], None]
@@ -29,14 +32,18 @@ def unchecked(key: bytes, value: bytes) -> None:
 class PartitionTable:
     """One partition of a table (`ports.Table`): a dict of bytes, and which keys changed since the last `changes`."""
 
-    __slots__ = ("_changed", "_check", "rows", "unreadable")
+    __slots__ = ("_changed", "_check", "_passed_over", "_writer", "next_offset", "rows", "unreadable")
 
     def __init__(self, check: Check = unchecked) -> None:
         self.rows: dict[bytes, bytes] = {}
+        self.next_offset = 0
+        """Of the changelog: what lies before was read, or written by this worker."""
         self.unreadable: dict[bytes, int] = {}
         """Row key → offset in the changelog of a recovered row that does not read back."""
         self._check = check
         self._changed: dict[bytes, bytes | None] = {}
+        self._writer: int | None = None  # by the last claim read; None: any
+        self._passed_over: set[bytes] = set()  # keys whose last record does not count
 
     def get(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -44,6 +51,9 @@ class PartitionTable:
     def put(self, key: bytes, value: bytes) -> None:
         if self.rows.get(key) != value:
             self.rows[key] = self._changed[key] = value
+
+    def touch(self, key: bytes) -> None:
+        self.write_again((key,))
 
     def delete(self, key: bytes) -> None:
         if self.rows.pop(key, None) is not None:
@@ -60,20 +70,41 @@ class PartitionTable:
         changed, self._changed = self._changed, {}
         return [Out(k, v, timestamp) for k, v in changed.items()]
 
-    def recover(self, records: Iterable[Any]) -> None:
-        """Apply changelog records in their order. A row that does not read back may still be overwritten."""
+    def recover(self, records: Iterable[Written]) -> None:
+        """Apply the records of a changelog that count. A row that does not read back may still be overwritten."""
         rows, unreadable, check = self.rows, self.unreadable, self._check
         for r in records:
-            if unreadable:
-                unreadable.pop(r.key, None)
-            if r.value is None:
-                rows.pop(r.key, None)
+            self.next_offset = r.offset + 1
+            key, value = r.key, r.value
+            if key is None:
+                continue  # nobody's row: Kafka refuses it in a compacted topic
+            if key == CLAIM:
+                self._writer = r.producer_id
                 continue
-            rows[r.key] = r.value
+            if self._writer not in (None, r.producer_id):
+                self._passed_over.add(key)
+                continue
+            self._passed_over.discard(key)
+            unreadable.pop(key, None)
+            if value is None:
+                rows.pop(key, None)
+                continue
+            rows[key] = value
             try:
-                check(r.key, r.value)
+                check(key, value)
             except Corrupt:
-                unreadable[r.key] = r.offset
+                unreadable[key] = r.offset
+
+    def claimed(self, next_offset: int) -> None:
+        """The partition is claimed; its log goes on at `next_offset`. What a fenced writer put last is written anew."""
+        self.next_offset = next_offset
+        self.write_again(self._passed_over)
+        self._passed_over = set()
+
+    def write_again(self, keys: Collection[bytes]) -> None:
+        """Have the next `changes` hold the rows of `keys`, changed or not."""
+        for key in keys:
+            self._changed[key] = self.rows.get(key)
 
 
 class ChangelogTable(FaustTable):  # type: ignore[misc]

@@ -64,6 +64,10 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._thread_started.set()
         await self._default_start()
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        self.app.engine.lease.note(self._ensure_consumer()._coordinator)
+
     async def stop(self) -> None:
         if self._started.is_set() and not self._stopped.is_set():
             self._stopped.set()
@@ -83,6 +87,7 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.consumer.on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.app.engine.lease.renew()  # the group has answered just now; its heartbeats begin later
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def crash(self, exc: BaseException) -> None:
@@ -236,6 +241,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 raise
             return False
         return True
+
+    async def ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The next offsets to be written, as the broker says now; none while it does not answer."""
+        consumer = self._thread._ensure_consumer()
+        try:
+            found = await consumer.end_offsets([KafkaTP(*tp) for tp in tps])
+        except KafkaError:
+            return {}
+        return {TopicPartition(*tp): offset for tp, offset in found.items()}
 
     def high_water(self, tp: TopicPartition) -> int | None:
         """The next offset to be written at the broker, as of the last fetch."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,6 +45,9 @@ class MemoryTable:
     def put(self, key: bytes, value: bytes) -> None:
         if self.rows.get(key) != value:
             self.rows[key] = self.changed[key] = value
+
+    def touch(self, key: bytes) -> None:
+        self.changed[key] = self.rows.get(key)
 
     def delete(self, key: bytes) -> None:
         if self.rows.pop(key, None) is not None:
@@ -144,6 +148,24 @@ class World:
     def crash(self, worker: Worker) -> None:
         self.crashes += 1
         worker.restart()
+
+    def replaced(self, worker: Worker) -> Worker:
+        """Another takes the partition over; returns the former owner, which does not know it yet."""
+        former = copy(worker)
+        worker.tables = {name: MemoryTable() for name in worker.tables}
+        for name, table in worker.tables.items():
+            table.durable = dict(former.tables[name].durable)
+        worker.restart()
+        return former
+
+    def wake(self, former: Worker, heir: Worker) -> None:
+        """The former owner finishes what it had in work: its rows count for nothing, its records are on the topics."""
+        for phase in former.part.drain().phases:
+            if phase != STATE:
+                self._write(former, phase, {})
+                continue
+            for name, table in former.tables.items():
+                heir.part.repeat(name, {key for key, _ in table.changes()})
 
     def _write(
         self,

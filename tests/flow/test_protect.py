@@ -2,7 +2,7 @@
 
 Mutations seen red: a random nonce in a seal; the outputs before the key's changelog; rejects dropped; a token's field
 stays in the event; what the schema does not name is lost; the weakest identifier is the anchor; a reject sealed without
-its headers; tokens without their kind.
+its headers; tokens without their kind; rejects by stage, not by offset.
 """
 
 from __future__ import annotations
@@ -290,3 +290,11 @@ def test_what_killed_the_worker_is_rejected_unread_and_replayable() -> None:
     assert (found.source, found.origin.offset) == ("shop", 5)
     original = ring().reject_box().open(bytes.fromhex(found.event_id), found.reason, found.sealed)
     assert original == (deadly.key, deadly.value, deadly.headers)
+
+
+def test_rejects_come_out_in_the_order_of_their_offsets_whichever_stage_refused_them() -> None:
+    leg = Leg()
+    nobody = json.dumps(event(userId=None)).encode()
+    _, rejected = leg.run([RawRecord(i, RECEIVED, None, nobody if i % 2 else b"{") for i in range(6)])
+    assert list(rejected) == [0, 1, 2, 3, 4, 5]
+    assert {json.loads(value)["stage"] for value in rejected.values()} == {"decode", "tokenize"}

@@ -13,15 +13,9 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from pipeline.adapters.topic_specs import CHANGELOGS, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name
 from pipeline.events import Topic
 from tests.integration.tools import Got, Worker, committed, ends, last_values, read_all, wait_for
-
-SOURCES = {
-    "protect": (Topic.RAW,),
-    "identify": (Topic.PROTECTED, Topic.IDENTITY),
-    "watch": (Topic.PROTECTED, Topic.REJECTED, Topic.WATCH),
-}
 
 
 class Pipeline:
@@ -29,7 +23,7 @@ class Pipeline:
         self.bootstrap, self.prefix, self.directory = bootstrap, prefix, directory
         self._made = itertools.count()
         self._workers: list[Worker] = []
-        self._env = {
+        self.env = {
             "SEALSTREAM_KAFKA": bootstrap,
             "SEALSTREAM_TOPIC_PREFIX": prefix,
             "SEALSTREAM_KEY_FILE": str(directory / "keys.json"),
@@ -45,7 +39,7 @@ class Pipeline:
             [sys.executable, "-m", "pipeline", *args],
             input=stdin,
             capture_output=True,
-            env={**os.environ, **self._env},
+            env={**os.environ, **self.env},
             timeout=120,
             check=False,
         )
@@ -60,7 +54,7 @@ class Pipeline:
         made = Worker(
             args,
             self.directory / f"worker-{i}.log",
-            {**self._env, "SEALSTREAM_STATE_DIR": str(directory), **env},
+            {**self.env, "SEALSTREAM_STATE_DIR": str(directory), **env},
         )
         self._workers.append(made)
         return made
@@ -93,10 +87,11 @@ class Pipeline:
     def caught_up(self) -> bool:
         """Every leg has committed all of its input."""
         for leg, topics in SOURCES.items():
-            done = committed(self.bootstrap, group_name(leg, prefix=self.prefix), [self.prefix + t for t in topics])
-            for topic in topics:
-                name = self.prefix + topic
-                if any(done.get((name, p), 0) != end for p, end in ends(self.bootstrap, name).items()):
+            group = group_name(leg, prefix=self.prefix)
+            for name in (self.prefix + t for t in topics):
+                found = ends(self.bootstrap, name)
+                done = committed(self.bootstrap, group, [name], len(found))
+                if any(done.get((name, p), 0) != end for p, end in found.items()):
                     return False
         return True
 

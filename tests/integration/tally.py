@@ -1,11 +1,14 @@
 """A worker with the smallest leg that shows every guarantee: it passes records on and counts them by key.
 
-`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N] [--raise-at N] [--session SECONDS]`
+`python -m tests.integration.tally BOOTSTRAP PREFIX STATE_DIR [--die POINT:N | --stop POINT:N] [--raise-at N]
+[--session SECONDS] [--no-lease]`
 
 `--die` ends the process as by kill -9 at the N-th time it comes to a point: `output`, `changelog` (before that is
 written), `rows` (while a changelog's records are being sent), `settled` (both durable, nothing acknowledged),
-`recovery`. At the first three it waits a moment before, in which commits go on: whatever was acknowledged too early is
-then on record.
+`recovery`, `revoked` and `assigned` (a partition, in a rebalance). Where it can it waits a moment before, in which
+commits go on: whatever was acknowledged too early is then on record. `--stop` stops it there, until somebody sends
+SIGCONT: a zombie. `--no-lease` lets it send all the same.
+`STATE_DIR/opened-N` has the rows with which the leg began on partition N.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from pipeline.adapters.topic_specs import CHANGELOG, CLAIM
 from pipeline.events import SourceBatch, Topic
 from pipeline.ports import STATE, Effects, Out, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker import engine, run
 from pipeline.worker.book import OffsetBook
+from pipeline.worker.fencing import Lease
 from pipeline.worker.output import Output
 from pipeline.worker.tables import ChangelogTable
 
@@ -62,6 +70,9 @@ class TallyPart:
     def on_tick(self, now: int, caught_up: bool) -> None:
         pass
 
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        pass
+
     def drain(self) -> Effects:
         outs, self._outs = self._outs, []
         rows, self._rows = self._rows, {}
@@ -76,10 +87,12 @@ class TallyLeg:
     sources = (Topic.RAW,)
     tables = (TABLE,)
 
-    def __init__(self, raise_at: int) -> None:
-        self._raise_at = raise_at
+    def __init__(self, raise_at: int, opened: Path) -> None:
+        self._raise_at, self._opened = raise_at, opened
 
     def open(self, partition: int, tables: dict[str, Table]) -> TallyPart:
+        rows = dict(tables[TABLE].items())
+        (self._opened / f"opened-{partition}").write_bytes(msgspec.msgpack.encode(rows))
         return TallyPart(tables[TABLE], self._raise_at)
 
     def check(self, table: str, key: bytes, value: bytes) -> None:
@@ -91,7 +104,7 @@ def always(*_: Any) -> bool:
 
 
 def of_a_changelog(batches: Any) -> bool:
-    return any(topic.endswith("-changelog") for topic, _, _ in batches)
+    return any(topic.endswith(CHANGELOG) and outs[0].key != CLAIM for topic, _, outs in batches)
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
@@ -100,28 +113,46 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "rows": (Output, "write_to", of_a_changelog),
     "settled": (OffsetBook, "settle", always),
     "recovery": (ChangelogTable, "apply_changelog_batch", always),
+    "revoked": (engine.LegEngine, "drain", always),
+    "assigned": (engine.LegEngine, "_open", always),
 }
+MOMENT = 0.5
+"""Seconds; several times `commit_seconds` below."""
 
 
-def die_at(point: str, nth: int) -> None:
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def strike_at(point: str, nth: int, strike: Callable[[], None] = kill, moment: float = MOMENT) -> None:
+    """Have `strike` called once, at the `nth` time from now on that this process comes to the point."""
     owner, name, counts = POINTS[point]
     inner, left = getattr(owner, name), itertools.count(nth - 1, -1)
+    struck = False
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def once() -> None:
+        nonlocal struck
+        if not struck:
+            struck = True
+            strike()
 
     def before(self: Any, *args: Any) -> Any:
         if counts(*args) and next(left) == 0:
-            die()
+            once()
         return inner(self, *args)
 
     async def soon_before(self: Any, *args: Any) -> Any:
-        if counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
-            await asyncio.sleep(0.5)
-            die()
+        if not struck and counts(*args) and next(left) <= 0:  # nor does a later one come through in that moment
+            await asyncio.sleep(moment)
+            once()
         return await inner(self, *args)
 
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
+
+
+def _point(text: str) -> tuple[str, int]:
+    point, nth = text.split(":")
+    return point, int(nth)
 
 
 def main() -> int:
@@ -130,12 +161,17 @@ def main() -> int:
     parser.add_argument("prefix")
     parser.add_argument("state_dir")
     parser.add_argument("--die", default="")
+    parser.add_argument("--stop", default="")
+    parser.add_argument("--no-lease", action="store_true")
     parser.add_argument("--raise-at", type=int, default=-1)
     parser.add_argument("--session", type=float, default=6.0)
     args = parser.parse_args()
     if args.die:
-        point, nth = args.die.split(":")
-        die_at(point, int(nth))
+        strike_at(*_point(args.die))
+    if args.stop:
+        strike_at(*_point(args.stop), partial(os.kill, os.getpid(), signal.SIGSTOP))
+    if args.no_lease:
+        Lease.held = True  # type: ignore[assignment,method-assign]
     config = engine.EngineConfig(
         bootstrap=args.bootstrap,
         topic_prefix=args.prefix,
@@ -144,7 +180,7 @@ def main() -> int:
         checkpoint_records=1000,
         commit_seconds=0.05,
     )
-    return run.run([TallyLeg(args.raise_at)], config, PrometheusMetrics())
+    return run.run([TallyLeg(args.raise_at, Path(args.state_dir))], config, PrometheusMetrics())
 
 
 if __name__ == "__main__":

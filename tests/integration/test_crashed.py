@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.topic_specs import group_name
 from pipeline.demo import story
 from pipeline.events import Topic
 from tests.integration.crashing import DEADLY
 from tests.integration.pipeline_stage import Pipeline, account
-from tests.integration.tools import Worker, ending, ends, wait_for
+from tests.integration.tools import Worker, committed, ending, ends, wait_for
 
 END_MS = 1_790_000_000_000
 EVENTS = 6_000
@@ -47,8 +48,9 @@ def crashing(pipeline: Pipeline, fault: str, *args: str, state: str = "state") -
 
 
 def protected_all(pipeline: Pipeline, worker: Worker) -> bool:
-    done = sum(sum(ends(pipeline.bootstrap, pipeline.prefix + t).values()) for t in (Topic.PROTECTED, Topic.REJECTED))
-    return not worker.running or done >= sum(ends(pipeline.bootstrap, pipeline.prefix + Topic.RAW).values())
+    raw = pipeline.prefix + Topic.RAW
+    done = committed(pipeline.bootstrap, group_name("protect", prefix=pipeline.prefix), [raw])
+    return not worker.running or all(done.get((raw, p), 0) == end for p, end in ends(pipeline.bootstrap, raw).items())
 
 
 def crashed(rejected: dict[tuple[int, int], bytes]) -> list[dict[str, object]]:
@@ -84,7 +86,7 @@ def test_a_record_that_kills_the_worker_three_times_is_rejected_and_the_stream_g
     assert sum(DEADLY in (r.value or b"") for r in pipeline.read(Topic.RAW)) == 2
     mended = pipeline.worker("protect")
     with ending(mended):
-        wait_for(lambda: protected_all(pipeline, mended), 60, "what was sent again came out")
+        wait_for(lambda: mended.up and protected_all(pipeline, mended), 60, "what was sent again came out")
         assert mended.terminate() == 0, mended.log
     protected, rejected = account(pipeline)
     assert len(crashed(rejected)) == 1

@@ -1,28 +1,37 @@
 """The engine's guarantees, on a real broker, with the smallest leg that shows them (`tally`).
 
 Mutations seen red: acknowledged before the output is durable; a changelog write that is not awaited; an exception that
-counts as acknowledged; commits one too many; no drain at SIGTERM; no drain at a rebalance.
+counts as acknowledged; commits one too many; no drain at SIGTERM or a rebalance; no lease; a lost one that drains;
+a woken worker that does not forget, or does not recover anew; a claim that nobody heeds; a gap that nobody looks into;
+a former owner's rows that are not written again; the last batch of a changelog is not recovered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pipeline.adapters.brokers import Broker, ProcessBroker
+from pipeline.errors import Fatal
 from pipeline.events import Topic
+from pipeline.ports import Out
+from pipeline.worker.output import Output
 from tests.integration.tally import Row
 from tests.integration.tools import (
     Worker,
     committed,
     ending,
+    ends,
     last_values,
     make_topics,
     produce,
@@ -34,6 +43,27 @@ pytestmark = pytest.mark.broker
 
 PARTITIONS = 4
 KEYS = 97
+
+
+def key(i: int) -> bytes:
+    """Some come again and again, others are new."""
+    return b"k%d" % (i % KEYS if i % 3 else i)
+
+
+class Tally(Worker):
+    def __init__(self, bootstrap: str, prefix: str, directory: Path, args: Sequence[str]) -> None:
+        directory.mkdir()
+        self._directory = directory
+        command = ["-m", "tests.integration.tally", bootstrap, prefix, str(directory), *args]
+        super().__init__(command, directory / "log", {})
+
+    @property
+    def opened(self) -> dict[bytes, bytes]:
+        """The rows with which it began, of all partitions."""
+        rows: dict[bytes, bytes] = {}
+        for path in self._directory.glob("opened-*"):
+            rows |= msgspec.msgpack.decode(path.read_bytes())
+        return rows
 
 
 class Stage:
@@ -54,18 +84,12 @@ class Stage:
         self._sent += produce(
             self.bootstrap,
             self.raw,
-            ((b"k%d" % (i % KEYS), b"event-%d" % i) for i in range(first, first + n)),
+            ((key(i), b"event-%d" % i) for i in range(first, first + n)),
             pause=pause,
         )
 
-    def worker(self, *args: str, bootstrap: str | None = None) -> Worker:
-        i = next(self._made)
-        state = self.directory / f"state-{i}"
-        return Worker(
-            ["-m", "tests.integration.tally", bootstrap or self.bootstrap, self.prefix, str(state), *args],
-            self.directory / f"worker-{i}.log",
-            {},
-        )
+    def worker(self, *args: str) -> Tally:
+        return Tally(self.bootstrap, self.prefix, self.directory / f"worker-{next(self._made)}", args)
 
     def outputs(self) -> Counter[bytes]:
         """Origins that came out, with how often; the same origin always with the same bytes."""
@@ -83,8 +107,10 @@ class Stage:
 
     def table(self) -> dict[bytes | None, Row]:
         """The table as its changelog holds it."""
-        rows = last_values(read_all(self.bootstrap, self.changelog))
-        return {k: msgspec.msgpack.decode(v, type=Row) for k, v in rows.items()}
+        return {k: msgspec.msgpack.decode(v, type=Row) for k, v in self.rows().items()}
+
+    def rows(self) -> dict[bytes | None, bytes]:
+        return last_values(read_all(self.bootstrap, self.changelog))
 
     def expected(self) -> dict[bytes | None, int]:
         return dict(Counter(r.key for r in read_all(self.bootstrap, self.raw)))
@@ -130,10 +156,12 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str)
     dies = stage.worker("--die", point)
     with ending(dies):
         assert dies.wait() == -9, dies.log
+    left = stage.rows()
     after = stage.worker()
     with ending(after):
         wait_for(lambda: after.up and stage.all_committed(), 60, "all is committed")
         assert after.terminate() == 0, after.log
+    assert after.opened == left, "the table after recovery is what the changelog held"
     stage.check()
 
 
@@ -185,6 +213,107 @@ def test_a_rebalance_between_two_healthy_workers_repeats_nothing(stage: Stage) -
             wait_for(stage.all_committed, 60, "all is committed")
             assert [first.terminate(), second.terminate()] == [0, 0], first.log + second.log
     assert set(stage.check().values()) == {1}
+
+
+def stopped(worker: Worker) -> bool:
+    return "\nState:\tT" in Path(f"/proc/{worker.process.pid}/status").read_text()
+
+
+@contextmanager
+def asleep_in_work(stage: Stage, point: str, *args: str) -> Iterator[Worker]:
+    """A worker that had rows to recover, and has stopped in the middle of a checkpoint."""
+    stage.send(2_000)
+    before = stage.worker()
+    with ending(before):
+        wait_for(stage.all_committed, 60, "there are rows to recover")
+        assert before.terminate() == 0
+    asleep = stage.worker("--stop", point, *args)
+    with ending(asleep):
+        stage.send(12_000)
+        wait_for(lambda: stopped(asleep), 60, "it has stopped")
+        yield asleep
+
+
+def test_a_worker_that_slept_too_long_forgets_what_it_had_in_work(stage: Stage) -> None:
+    """Also if nobody took its partitions over: its rows are ahead of what their changelog holds."""
+    with asleep_in_work(stage, "rows:3") as worker:
+        time.sleep(9)  # its session has 6 s
+        worker.process.send_signal(signal.SIGCONT)
+        wait_for(stage.all_committed, 60, "all is committed")
+        assert "is dropped" in worker.log
+        assert worker.terminate() == 0, worker.log
+    stage.check()
+
+
+@contextmanager
+def zombie(stage: Stage, point: str, *args: str) -> Iterator[tuple[Worker, Worker]]:
+    """One that is woken after another has done its work, and more."""
+    with asleep_in_work(stage, point, *args) as asleep:
+        heir = stage.worker()
+        with ending(heir):
+            stage.send(3_000)
+            wait_for(stage.all_committed, 90, "the second has done all of it")
+            asleep.process.send_signal(signal.SIGCONT)
+            yield asleep, heir
+
+
+@pytest.mark.parametrize("point", ["output:3", "rows:3"])
+def test_a_zombie_drops_what_it_had_in_work_and_joins_again(stage: Stage, point: str) -> None:
+    with zombie(stage, point) as (woken, heir):
+        wait_for(lambda: "is dropped" in woken.log, 60, "the first says so")
+        wait_for(lambda: woken.log.count("partitions assigned") > 1, 60, "the first works again")
+        stage.check()
+        stage.send(3_000)
+        wait_for(stage.all_committed, 60, "all is committed")
+        assert [woken.terminate(), heir.terminate()] == [0, 0], woken.log + heir.log
+    stage.check()
+
+
+def test_rows_that_a_zombie_gets_through_count_for_nothing(stage: Stage) -> None:
+    """As if its clock had lied: its rows come behind its heir's."""
+    with zombie(stage, "rows:3", "--no-lease") as (woken, heir):
+        assert woken.wait(30) == 3, woken.log
+        assert "has taken over partition" in woken.log
+        last = stage.worker()
+        with ending(last):  # reads both
+            stage.send(3_000)
+            wait_for(lambda: last.up and stage.all_committed(), 60, "all is committed")
+            assert [heir.terminate(), last.terminate()] == [0, 0], heir.log + last.log
+    stage.check()
+
+
+async def test_nothing_is_sent_without_a_lease(stage: Stage) -> None:
+    may_send = False
+    out = Output(stage.bootstrap, {}, "test", may_send=lambda: may_send)
+    await out.start()
+    waiting = asyncio.ensure_future(out.write({stage.out: [Out(b"k", b"v", 1)]}))
+    done, _ = await asyncio.wait({waiting}, timeout=1)
+    assert not done
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 0
+    may_send = True
+    await asyncio.wait_for(waiting, 10)
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 1
+    may_send = False
+    given_up = asyncio.ensure_future(out.write({stage.out: [Out(b"k", b"v", 1)]}))
+    await asyncio.sleep(0.2)
+    await asyncio.wait_for(out.stop(), 10)
+    with pytest.raises(Fatal):
+        await given_up
+    assert sum(ends(stage.bootstrap, stage.out).values()) == 1
+
+
+def test_rows_that_somebody_else_writes_are_written_again(stage: Stage) -> None:
+    stage.send(1_000)
+    owner = stage.worker()
+    with ending(owner):
+        wait_for(lambda: owner.up and stage.all_committed(), 60, "all is committed")
+        before = stage.table()
+        stale = msgspec.msgpack.encode(Row(1, {}))
+        produce(stage.bootstrap, stage.changelog, [(key, stale) for key in before], every=10)
+        assert stage.table() != before
+        wait_for(lambda: stage.table() == before, 30, "the owner's rows are the last ones again")
+        assert owner.terminate() == 0, owner.log
+    assert "written again" in owner.log
 
 
 def test_a_failure_of_ours_ends_the_process_and_leaves_the_offset_where_it_was(stage: Stage) -> None:

@@ -6,10 +6,14 @@ Mutations seen red: batches of an old generation are taken.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from tests.integration.tools import Worker, ending, ends, wait_for
 
 END_MS = 1_790_000_000_000
 EVENTS = 20_000
+EVENTS_OUT = (Topic.PROTECTED, Topic.REJECTED, Topic.RESOLVED)
 
 
 @pytest.fixture
@@ -60,23 +65,49 @@ def test_twenty_thousand_events_are_accounted_for_and_identified(pipeline: Pipel
     assert kinds["silence", "trigger"]
 
 
-def test_two_workers_and_a_rebalance_in_the_middle(pipeline: Pipeline) -> None:
+@contextmanager
+def steady(pipeline: Pipeline, events: Iterator[story.DemoEvent]) -> Iterator[None]:
+    """About 1,000 events/s as long as the context lasts."""
+    stopping = threading.Event()
+
+    def produce() -> None:
+        while not stopping.wait(0.1):
+            pipeline.produce(islice(events, 100))
+
+    with ThreadPoolExecutor(1) as pool:
+        producing = pool.submit(produce)
+        try:
+            yield
+        finally:
+            stopping.set()
+            producing.result(60)
+
+
+def test_workers_come_and_go_under_a_steady_producer(pipeline: Pipeline) -> None:
+    """Nothing is lost, and since each lets go in order, nothing is even repeated."""
     first = pipeline.worker()
-    with ending(first):
-        pipeline.produce(demo(6_000))
-        second = pipeline.worker()
-        with ending(second):
-            pipeline.produce(demo(6_000, seed=2))
+    with ending(first), ExitStack() as later:
+        with steady(pipeline, demo(100_000)):
+            await_protected(pipeline, 2_000)
+            second = pipeline.worker()
+            later.enter_context(ending(second))
             wait_for(lambda: second.log.count("partitions assigned") >= 3, 60, "the second has its share of each leg")
-            pipeline.produce(demo(6_000, seed=3))
-            pipeline.wait()
+            await_protected(pipeline, 3_000)
             assert first.terminate() == 0, first.log
-            pipeline.produce(demo(2_000, seed=4))
-            pipeline.wait()
-            assert second.terminate() == 0, second.log
-    protected, _ = account(pipeline)
+            await_protected(pipeline, 3_000)
+        pipeline.wait()
+        assert second.terminate() == 0, second.log
+    protected, rejected = account(pipeline)
     assert resolved_origins(pipeline) == protected.keys()
     assert pipeline.profiles() == pipeline.recomputed()
+    written = {topic: sum(ends(pipeline.bootstrap, pipeline.prefix + topic).values()) for topic in EVENTS_OUT}
+    assert written == dict(zip(EVENTS_OUT, (len(protected), len(rejected), len(protected)), strict=True))
+
+
+def await_protected(pipeline: Pipeline, more: int) -> None:
+    topic = pipeline.prefix + Topic.PROTECTED
+    wanted = sum(ends(pipeline.bootstrap, topic).values()) + more
+    wait_for(lambda: sum(ends(pipeline.bootstrap, topic).values()) >= wanted, 60, f"{more} more events are protected")
 
 
 def test_kill_9_in_the_middle_of_the_work(pipeline: Pipeline) -> None:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipeline.adapters.topic_specs import CLAIM
+
 
 class Got(NamedTuple):
     """A record as read back."""
@@ -89,7 +91,7 @@ def read_all(bootstrap: str, topic: str) -> list[Got]:
     try:
         until = time.monotonic() + 60
         while todo and time.monotonic() < until:
-            for m in consumer.consume(5000, timeout=1):
+            for m in consumer.consume(5000, timeout=0.2):
                 if m.error():
                     if m.error().name() == "_PARTITION_EOF" and m.offset() >= todo.get(m.partition(), 0):
                         todo.pop(m.partition(), None)
@@ -104,11 +106,11 @@ def read_all(bootstrap: str, topic: str) -> list[Got]:
 
 
 def last_values(records: Iterable[Got]) -> dict[bytes | None, bytes]:
-    """What compaction leaves of them, without tombstones."""
+    """What compaction leaves of them, without tombstones and, of a changelog, claims."""
     last: dict[bytes | None, bytes | None] = {}
     for r in records:
         last[r.key] = r.value
-    return {k: v for k, v in last.items() if v is not None}
+    return {k: v for k, v in last.items() if v is not None and k != CLAIM}
 
 
 def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int = 4) -> dict[tuple[str, int], int]:

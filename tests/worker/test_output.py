@@ -7,6 +7,7 @@ into a batch are dropped.
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,18 +22,20 @@ from pipeline.worker.output import Output
 
 
 class Accumulator:
-    """aiokafka's: takes batches, and answers with what the test gives."""
+    """aiokafka's: takes batches, and answers with what the test gives, else with offsets as the batches came."""
 
     def __init__(self, *answers: BaseException | None) -> None:
         self.batches: list[tuple[TopicPartition, Any]] = []
         self._answers = list(answers)
+        self._end = 0
 
-    async def add_batch(self, batch: Any, tp: TopicPartition, timeout: float) -> asyncio.Future[None]:
+    async def add_batch(self, batch: Any, tp: TopicPartition, timeout: float) -> asyncio.Future[Any]:
         self.batches.append((tp, batch))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         answer = self._answers.pop(0) if self._answers else None
+        at, self._end = SimpleNamespace(offset=self._end), self._end + batch.record_count()
         asyncio.get_running_loop().call_later(
-            0.01, *((done.set_result, None) if answer is None else (done.set_exception, answer))
+            0.01, *((done.set_result, at) if answer is None else (done.set_exception, answer))
         )
         return done
 
@@ -68,9 +71,12 @@ async def test_each_record_goes_where_its_key_belongs_and_a_partition_keeps_the_
 async def test_more_than_a_batch_holds_goes_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "BATCH_BYTES", 2_000)
     accumulator = Accumulator()
-    await writing(accumulator, 1).write_to([("t", 0, [Out(b"k", bytes(500), 0)] * 10)])
-    assert len(accumulator.batches) > 1
-    assert sum(batch.record_count() for _, batch in accumulator.batches) == 10
+    ten = [Out(b"k", bytes(500), 0)] * 10
+    first, second = await writing(accumulator, 1).write_to([("t", 0, ten), ("t", 0, ten[:1])])
+    assert len(accumulator.batches) > 2
+    assert [at for at, _ in first] == [sum(n for _, n in first[:i]) for i in range(len(first))]
+    assert second == [(10, 1)]
+    assert sum(batch.record_count() for _, batch in accumulator.batches) == 11
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])

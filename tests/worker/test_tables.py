@@ -1,13 +1,14 @@
 """A partition's rows and what its changelog must hold.
 
 Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones;
-Faust's own event for the end of recovery; a table takes any record; rows are not checked; an overwritten row stays
-unreadable.
+Faust's own event for the end of recovery; a table takes any record; a claim is a row; an earlier writer's record counts
+after a claim; its keys are not written again; rows are not checked; an overwritten row stays unreadable.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.adapters.topic_specs import CLAIM
 from pipeline.errors import Corrupt
-from pipeline.events import RawRecord
+from pipeline.ports import Out
+from pipeline.worker.records import Written
 from pipeline.worker.tables import ChangelogTable, PartitionTable, RecoveryEnd, unchecked
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
@@ -29,6 +32,16 @@ def apply(table: PartitionTable, ops: list[tuple[bytes, bytes | None]]) -> None:
             table.delete(key)
         else:
             table.put(key, value)
+
+
+def write(log: list[Written], outs: Iterable[Out], writer: int = 1) -> None:
+    at = log[-1].offset + 1 if log else 0
+    log += [Written(at + i, o.timestamp, o.key, o.value, writer) for i, o in enumerate(outs)]
+
+
+def compacted(log: list[Written]) -> list[Written]:
+    last = {r.key: r.offset for r in log}
+    return [r for r in log if last[r.key] == r.offset]
 
 
 def test_a_change_is_written_once_with_its_last_value() -> None:
@@ -55,10 +68,10 @@ def test_deleting_what_is_not_there_writes_no_tombstone() -> None:
 @given(st.lists(OPS, max_size=5))
 def test_rows_recovered_from_the_changelog_equal_the_rows(checkpoints: list[list[tuple[bytes, bytes | None]]]) -> None:
     table, recovered = PartitionTable(), PartitionTable()
-    log: list[RawRecord] = []
+    log: list[Written] = []
     for ops in checkpoints:
         apply(table, ops)
-        log += [RawRecord(0, o.timestamp, o.key, o.value) for o in table.changes(0)]
+        write(log, table.changes(0))
     recovered.recover(log)
     assert dict(recovered.items()) == dict(table.items())
     assert len(recovered) == len(table)
@@ -69,10 +82,49 @@ def test_rows_recovered_from_the_changelog_equal_the_rows(checkpoints: list[list
 def test_a_changelog_read_twice_gives_the_same_rows(ops: list[tuple[bytes, bytes | None]]) -> None:
     table, recovered = PartitionTable(), PartitionTable()
     apply(table, ops)
-    log = [RawRecord(0, o.timestamp, o.key, o.value) for o in table.changes(0)]
+    log: list[Written] = []
+    write(log, table.changes(0))
     recovered.recover(log)
     recovered.recover(log)
     assert dict(recovered.items()) == dict(table.items())
+
+
+@given(st.lists(st.tuples(st.booleans(), OPS, OPS, st.booleans()), max_size=6))
+def test_after_a_claim_only_its_writers_rows_count(terms: list[tuple[bool, list[Any], list[Any], bool]]) -> None:
+    """Owners in turn; the former one may write between the heir's recovery and claim (counts), and after (does not)."""
+    log: list[Written] = []
+    former = PartitionTable()
+    for writer, (late, theirs, ours, compacts) in enumerate(terms, 1):
+        owner = PartitionTable()
+        owner.recover(log)
+        apply(former, theirs)
+        if late:
+            write(log, former.changes(0), writer - 1)
+        write(log, [Out(CLAIM, b"", 0)], writer)
+        owner.recover(r for r in log[:-1] if r.offset >= owner.next_offset)
+        owner.claimed(log[-1].offset + 1)
+        rows = dict(owner.rows)
+        apply(former, theirs[::-1])
+        write(log, former.changes(0), writer - 1)
+        apply(owner, ours)
+        write(log, owner.changes(0), writer)
+        reader = PartitionTable()
+        reader.recover(log)
+        assert reader.rows == owner.rows
+        assert CLAIM not in owner.rows
+        if not ours:
+            assert owner.rows == rows
+        heir = PartitionTable()  # writes anew what compaction would lose
+        heir.recover(log)
+        write(log, [Out(CLAIM, b"", 0)], writer)
+        heir.claimed(log[-1].offset + 1)
+        write(log, heir.changes(0), writer)
+        if compacts:
+            log = compacted(log)
+            reader = PartitionTable()
+            reader.recover(log)
+            assert reader.rows == owner.rows
+        former = owner
 
 
 class Recovery:
@@ -119,7 +171,7 @@ def test_a_table_takes_records_of_its_own_changelog_only() -> None:
     table = Mine()
 
     def event(topic: str) -> Any:
-        return SimpleNamespace(message=SimpleNamespace(topic=topic, partition=0, value=[RawRecord(0, 0, b"k", b"v")]))
+        return SimpleNamespace(message=SimpleNamespace(topic=topic, partition=0, value=[Written(0, 0, b"k", b"v", 1)]))
 
     table.apply_changelog_batch([event("another's")])
     assert table.partitions == {}
@@ -132,8 +184,8 @@ def test_a_recovered_row_that_does_not_read_back_is_known_by_its_offset_until_it
         if b"bad" in key + value:
             raise Corrupt("said elsewhere")
 
-    def log(*rows: tuple[bytes, bytes | None]) -> list[RawRecord]:
-        return [RawRecord(offset, 0, key, value) for offset, (key, value) in enumerate(rows)]
+    def log(*rows: tuple[bytes, bytes | None]) -> list[Written]:
+        return [Written(offset, 0, key, value, 1) for offset, (key, value) in enumerate(rows)]
 
     table = PartitionTable(check)
     table.recover(log((b"a", b"1"), (b"b", b"bad"), (b"bad", b"1"), (b"c", b"bad"), (b"d", b"bad")))

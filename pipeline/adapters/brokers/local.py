@@ -9,6 +9,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from ...errors import Transient
 from . import jars
@@ -19,6 +20,9 @@ FORMAT_SECONDS = 60.0
 
 class LocalBroker(ProcessBroker):
     kind = Kind.LOCAL
+    java_options: ClassVar[tuple[str, ...]] = ("-Xms256m", "-Xmx512m")
+    cluster_id: str | None = None
+    """22 letters of base64; None: one of its own. Nodes of one cluster share it."""
 
     @classmethod
     def prepare(cls, say: Callable[[str], None]) -> Path:
@@ -38,8 +42,7 @@ class LocalBroker(ProcessBroker):
         self.prepared = libraries
         return [
             java(),
-            "-Xms256m",
-            "-Xmx512m",
+            *self.java_options,
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
             f"-Dlog4j2.configurationFile={jars.definition() / 'log4j2.properties'}",
@@ -48,7 +51,7 @@ class LocalBroker(ProcessBroker):
         ]
 
     def _format(self, run: list[str], file: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = self.cluster_id or new_cluster_id()
         try:
             subprocess.run(  # noqa: S603 - our own arguments
                 [*run, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(file)],
@@ -62,6 +65,10 @@ class LocalBroker(ProcessBroker):
             raise Transient(f"Kafka's storage cannot be formatted; {self.log} ends: {self.tail()}") from None
         except subprocess.TimeoutExpired:
             raise Transient(f"Kafka's storage is not formatted after {FORMAT_SECONDS:.0f} s") from None
+
+
+def new_cluster_id() -> str:
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def java() -> str:

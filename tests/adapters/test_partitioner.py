@@ -6,7 +6,7 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.worker.partitioner import murmur2_many, partitions
+from pipeline.adapters.partitioner import murmur2_many, partitions
 
 KNOWN = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
 """From Apache Kafka's own `UtilsTest.testMurmur2` (Apache-2.0)."""

@@ -1,0 +1,90 @@
+"""Where topics begin and end, and what the legs' groups have committed. No group is joined.
+
+By `Consumer.committed`: the admin client's call crashes now and then while a group rebalances (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from ..errors import Misuse
+from .reader import unreachable
+from .topic_specs import SOURCES, group_name
+from .topics import admin_config
+
+_TIMEOUT = 10.0
+_NOBODY_YET = {
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+}
+
+
+class Positions:
+    """Topics go by their contractual names. Raises `Transient` and `Misuse` as `Reader` does."""
+
+    def __init__(
+        self, bootstrap: str, security: Mapping[str, str], *, prefix: str = "", group: str = "sealstream"
+    ) -> None:
+        self._prefix = prefix
+        self._parts: dict[str, list[TopicPartition]] = {}
+        self._groups = {
+            leg: Consumer(
+                {
+                    **admin_config(bootstrap, security),
+                    "group.id": group_name(leg, prefix=prefix, group=group),
+                    "enable.auto.commit": False,
+                }
+            )
+            for leg in SOURCES
+        }
+        self._any = next(iter(self._groups.values()))
+
+    def close(self) -> None:
+        for consumer in self._groups.values():
+            consumer.close()
+
+    def __enter__(self) -> Positions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Partition → (first offset that is kept, end)."""
+        try:
+            return {p.partition: self._any.get_watermark_offsets(p, timeout=_TIMEOUT) for p in self._partitions(topic)}
+        except KafkaException as error:
+            raise unreachable(error) from None
+
+    def committed(self, leg: str, topic: str) -> dict[int, int]:
+        """Partition → committed offset, of those that have one."""
+        try:
+            found = self._groups[leg].committed(self._partitions(topic), timeout=_TIMEOUT)
+        except KafkaException as error:
+            if error.args[0].code() in _NOBODY_YET:
+                return {}
+            raise unreachable(error) from None
+        return {p.partition: p.offset for p in found if p.offset >= 0}
+
+    def behind(self) -> dict[str, int]:
+        """Leg → records of its input that it has not committed."""
+        return {leg: sum(self._behind(leg, topic) for topic in topics) for leg, topics in SOURCES.items()}
+
+    def _behind(self, leg: str, topic: str) -> int:
+        committed = self.committed(leg, topic)
+        return sum(max(0, end - max(start, committed.get(p, 0))) for p, (start, end) in self.bounds(topic).items())
+
+    def _partitions(self, topic: str) -> list[TopicPartition]:
+        if topic not in self._parts:
+            name = self._prefix + topic
+            try:
+                found = self._any.list_topics(name, timeout=_TIMEOUT).topics[name]
+            except KafkaException as error:
+                raise unreachable(error) from None
+            if found.error is not None:
+                raise Misuse(f"topic {name} is not there; run `sealstream topics apply`")
+            self._parts[topic] = [TopicPartition(name, number) for number in sorted(found.partitions)]
+        return self._parts[topic]
