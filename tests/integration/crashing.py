@@ -2,11 +2,13 @@
 
 FAULT is `kill` or `raise`: when the protect leg comes to decode a record whose value holds `DEADLY`, the process ends
 as by kill -9, or an exception is raised that nobody expects; `kill-identify`: as `kill` where the identify leg takes it
-in; `slow`: each decoding of at most 32 records takes 10 ms, so that a worker is nearly always at work on a batch.
+in; `late`: the watch leg finds its tables recovered 3 s after the others; `slow`: each decoding of at most 32 records
+takes 10 ms, so that a worker is nearly always at work on a batch; `none`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 from pipeline.cli.main import run
 from pipeline.flow import identify, protect
+from pipeline.worker.engine import LegEngine
 from pipeline.worker.supervise import supervise
 
 DEADLY = b"deadly-1b2c"
@@ -40,6 +43,17 @@ def fail(records: Any) -> None:
         raise KeyError(DEADLY)
 
 
+def delay_watch() -> None:
+    inner = LegEngine._on_recovered
+
+    async def late(self: LegEngine, app: Any, **given: Any) -> None:
+        if self.leg.name == "watch":
+            await asyncio.sleep(3)
+        await inner(self, app, **given)
+
+    LegEngine._on_recovered = late  # type: ignore[method-assign]
+
+
 def main(fault: str, *args: str) -> int:
     if args[0] == "--supervise":
         return supervise([sys.executable, "-m", "tests.integration.crashing", fault, *args[1:]])
@@ -50,6 +64,8 @@ def main(fault: str, *args: str) -> int:
             before(protect, "decode", lambda given: fail(given[0]))
         case "kill-identify":
             before(identify.IdentifyPartition, "_events", lambda given: kill(given[1].records))
+        case "late":
+            delay_watch()
         case "slow":
             before(protect, "decode", lambda _: time.sleep(0.01))
     return run(args)

@@ -1,6 +1,6 @@
 """State that does not read back: said by table, partition and offset, and no leg works; on a real broker.
 
-Mutations of what it shows are listed in tests/worker/test_tables.py and tests/flow/test_check.py.
+Mutations seen red: no key of a person is tried at the start; legs go before all of them can.
 """
 
 from __future__ import annotations
@@ -102,6 +102,15 @@ def test_a_row_that_does_not_read_back_is_named_and_no_leg_works(pipeline: Pipel
                 assert word in message
             assert "docs/operations.md" in message
             write(pipeline, topic, key, mended, row.partition)
+    works(pipeline)
+
+
+def test_legs_that_can_start_wait_for_the_one_that_cannot(pipeline: Pipeline) -> None:
+    topic = changelogs(pipeline)["watch", "watch-state"]
+    offset = write(pipeline, topic, b"\xff\xfe\0" + CANARY, b"", PARTITION)
+    late = pipeline.launch(["-m", "tests.integration.crashing", "late", "worker"])
+    assert f"offset {offset} of {topic}" in refused(pipeline, worker=late)
+    write(pipeline, topic, b"\xff\xfe\0" + CANARY, None, PARTITION)
     works(pipeline)
 
 
