@@ -15,7 +15,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     @classmethod
     def drawn(cls, rng: Random) -> Self:
-        raise NotImplementedError
+        """Draw its parameters; it has none, unless a subclass says otherwise."""
+        return cls()
 
     def strike(self, world: World) -> None:
         """Do it, and return when it is mended: from there on, lag must go to zero. `AssertionError`: it went wrong."""

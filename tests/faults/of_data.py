@@ -79,10 +79,6 @@ class Recreate(Fault, frozen=True):
 
     name = "recreate"
 
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls()
-
     def strike(self, world: World) -> None:
         world.rest()
         world.fleet.stop()
@@ -110,10 +106,6 @@ class Poison(Fault, frozen=True):
     """A record that kills the worker which decodes it, each time: it is rejected, and the stream goes on."""
 
     name = "poison"
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls()
 
     def strike(self, world: World) -> None:
         before = _crashed(world)

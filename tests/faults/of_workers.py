@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from random import Random
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.faults.fault import Fault
 from tests.faults.launch import Orders
@@ -15,6 +15,28 @@ AT_WORK = ("output", "changelog", "rows", "settled")
 MOST_NTH = 12
 HALT_SECONDS = 30.0
 HOUR = 3600.0
+
+
+class _OfOne(Fault, frozen=True):
+    """Strikes one worker."""
+
+    slot: int
+
+    @classmethod
+    def drawn(cls, rng: Random) -> Self:
+        return cls(rng.randrange(WORKERS))
+
+
+class _Armed(Fault, frozen=True):
+    """kill -9 of a worker by itself, the `nth` time that it comes to a point."""
+
+    most: ClassVar[int] = 3
+    slot: int
+    nth: int
+
+    @classmethod
+    def drawn(cls, rng: Random) -> Self:
+        return cls(rng.randrange(WORKERS), rng.randint(1, cls.most))
 
 
 class KillRandom(Fault, frozen=True):
@@ -33,15 +55,10 @@ class KillRandom(Fault, frozen=True):
         world.fleet.kill(self.slot)
 
 
-class _KillAtWork(Fault, frozen=True):
+class _KillAtWork(_Armed, frozen=True):
     """kill -9 by the worker itself, at a point of a checkpoint."""
 
-    slot: int
-    nth: int
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls(rng.randrange(WORKERS), rng.randint(1, MOST_NTH))
+    most: ClassVar[int] = MOST_NTH
 
     def strike(self, world: World) -> None:
         world.fleet.await_up(self.slot)
@@ -66,16 +83,10 @@ class KillSettled(_KillAtWork, frozen=True):
     name = "kill-settled"
 
 
-class KillRecovery(Fault, frozen=True):
+class KillRecovery(_Armed, frozen=True):
     """kill -9 of a worker that is being started, while it reads its changelogs."""
 
     name = "kill-recovery"
-    slot: int
-    nth: int
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls(rng.randrange(WORKERS), rng.randint(1, 3))
 
     def strike(self, world: World) -> None:
         world.fleet.stop(self.slot)
@@ -84,15 +95,8 @@ class KillRecovery(Fault, frozen=True):
         world.fleet.await_death(self.slot, before)
 
 
-class _KillInRebalance(Fault, frozen=True):
+class _KillInRebalance(_Armed, frozen=True):
     """kill -9 of a worker that gives or is given partitions, since another one leaves and comes back."""
-
-    slot: int
-    nth: int
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls(rng.randrange(WORKERS), rng.randint(1, 3))
 
     def strike(self, world: World) -> None:
         world.fleet.await_up()
@@ -112,15 +116,10 @@ class KillAssigned(_KillInRebalance, frozen=True):
     name = "kill-assigned"
 
 
-class Terminate(Fault, frozen=True):
+class Terminate(_OfOne, frozen=True):
     """SIGTERM, and a new start."""
 
     name = "terminate"
-    slot: int
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls(rng.randrange(WORKERS))
 
     def strike(self, world: World) -> None:
         world.fleet.await_up(self.slot)
@@ -158,15 +157,10 @@ class Zombie(Fault, frozen=True):
             fleet.signal(self.slot, signal.SIGCONT)
 
 
-class DiskFull(Fault, frozen=True):
+class DiskFull(_OfOne, frozen=True):
     """No byte can be written to the state directory of a worker that starts: it works without, or ends and says why."""
 
     name = "disk-full"
-    slot: int
-
-    @classmethod
-    def drawn(cls, rng: Random) -> Self:
-        return cls(rng.randrange(WORKERS))
 
     def strike(self, world: World) -> None:
         fleet, slot = world.fleet, world.fleet.slots[self.slot]
