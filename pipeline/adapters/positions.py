@@ -15,11 +15,12 @@ from .topic_specs import SOURCES, group_name
 from .topics import admin_config
 
 _TIMEOUT = 10.0
-_NOBODY_YET = {
+NO_COORDINATOR = {
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
 }
+"""What Kafka says of a group that nobody has joined, and while it looks for its coordinator."""
 
 
 class Positions:
@@ -64,7 +65,7 @@ class Positions:
         try:
             found = self._groups[leg].committed(self._partitions(topic), timeout=_TIMEOUT)
         except KafkaException as error:
-            if error.args[0].code() in _NOBODY_YET:
+            if error.args[0].code() in NO_COORDINATOR:
                 return {}
             raise unreachable(error) from None
         return {p.partition: p.offset for p in found if p.offset >= 0}

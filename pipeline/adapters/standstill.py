@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from .positions import Positions
+from .positions import NO_COORDINATOR, Positions
 from .reader import Reader, unreachable
 from .topic_specs import SOURCES, group_name
 from .topics import admin_config
 
-_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "_TIMED_OUT")
-"""What Kafka says while it looks for a group's coordinator; a new cluster for some seconds."""
+_SOON = {*NO_COORDINATOR, KafkaError._TIMED_OUT}
+"""A new cluster says so for some seconds."""
 _ASK_SECONDS = 5.0
 
 
@@ -32,7 +32,7 @@ def members(
         try:
             return {group: len(future.result(2 * _ASK_SECONDS).members) for group, future in asked.items()}
         except KafkaException as error:
-            if error.args[0].name() not in _SOON or time.monotonic() > until:
+            if error.args[0].code() not in _SOON or time.monotonic() > until:
                 raise unreachable(error) from None
         time.sleep(0.2)
 
