@@ -125,7 +125,7 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: Origin
     source: str
     schema: str  # "<name>/<version>"
-    type: str  # identify | track | page | screen | group | alias
+    type: str  # identify | track | page | screen | group | alias; or an operator's decision: link | cut
     time: int  # event time: `timestamp` corrected by `sentAt`
     received_at: int  # Kafka's time of the raw record
     message_id: str
@@ -135,6 +135,14 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     clear: Any = None
     key: SubjectRef | None = None
     sealed: dict[str, bytes] = {}  # JSON: base64
+
+
+class Conflict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Two identifiers that occurred together and were not joined, and the rule that forbade it."""
+
+    tokens: list[str]  # sorted; one of them is in the profile that shows it. A shared one says so alone
+    rule: str  # shared | cut | cluster_tokens | component_tokens | limit.<kind>
+    time: int | None = None  # when they first occurred together
 
 
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,7 +155,9 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     events: dict[str, int] = {}  # by event name (or type), sorted
     traits: dict[str, Any] = {}  # last writer wins by (time, origin); clear values only
     sources: list[str] = []
-    conflicts: list[Any] = []
+    seen: dict[str, tuple[int, int]] = {}  # by token: first, last to the day (UTC midnight before)
+    conflicts: list[Conflict] = []
+    more_conflicts: int = 0  # beyond those shown
 
 
 class Merged(msgspec.Struct, frozen=True):

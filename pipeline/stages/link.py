@@ -1,7 +1,7 @@
 """Rules of identity: which identifiers join events to one profile, and what a profile may show.
 
-In: the text of `schemas/identity.toml`. Rejects: none (blocked literals never become tokens: they are refused by the
-protect leg). Limits are read and checked here; a cluster's constrained partition will apply them.
+In: the text of `schemas/identity.toml`. Rejects: none. What is blocked never becomes a token (`stages.tokenize`); who
+belongs together under the limits is `stages.partition`'s part.
 """
 
 from __future__ import annotations
@@ -16,20 +16,46 @@ import msgspec
 from ..errors import Misuse
 
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")
+_WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])\Z")
+HOUR = 3_600_000
 
 
 class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: int
     links: bool = True
     limit: int = 0
-    """At most so many per profile; 0: no limit. Not enforced yet."""
+    """At most so many per profile; 0: no limit."""
+    window: str = ""
+    """The limit holds within any span of so many hours or days ("7d") of first sightings; "": in all."""
+    shared: int = 0
+    """More distinct neighbours of an equal or stronger kind than this make it shared; 0: `Limits.shared_neighbours`."""
+
+    @property
+    def window_ms(self) -> int:
+        """0: in all."""
+        return span_ms(self.window) if self.window else 0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Not enforced yet."""
-
     shared_neighbours: int = 50
     cluster_tokens: int = 1000
+    """Identifiers of a profile at most."""
+    component_tokens: int = 20_000
+    """Identifiers that are worked on together at most: profiles, and what hangs together with them by conflicts."""
+
+
+class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Values that are nobody's, compared in normal form and folded case. Patterns match the whole value."""
+
+    literals: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+class Blocked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    literals: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    kinds: dict[str, Block] = {}
+    """More of them for one kind."""
 
 
 class Traits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +67,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_names: int = 100
     traits: int = 100
     sources: int = 100
+    conflicts: int = 100
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,11 +76,24 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     traits: Traits = Traits()
     bounds: Bounds = Bounds()
+    blocked: Blocked = Blocked()
 
     def links(self, kind: str) -> bool:
         """Whether an identifier of `kind` joins what it occurs with; an unknown kind does not."""
         found = self.kinds.get(kind)
         return found is not None and found.links
+
+    def shared_at(self, kind: str) -> int:
+        """An identifier of `kind` with more distinct neighbours than this is shared."""
+        return self.kinds[kind].shared or self.limits.shared_neighbours
+
+
+def span_ms(text: str) -> int:
+    """`7d`, `12h` in ms; `ValueError` for anything else."""
+    found = _WINDOW.match(text)
+    if found is None:
+        raise ValueError
+    return int(found[1]) * (HOUR if found[2] == "h" else 24 * HOUR)
 
 
 def load_rules(text: str) -> Rules:
@@ -89,6 +129,12 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
             raise Misuse(f"identity rules: kinds.{name}.priority: 1 is the strongest, got {kind.priority}")
         if kind.limit < 0:
             raise Misuse(f"identity rules: kinds.{name}.limit: must be 0 (none) or more, got {kind.limit}")
+        if kind.shared < 0:
+            raise Misuse(f"identity rules: kinds.{name}.shared: must be 0 (the default) or more, got {kind.shared}")
+        if kind.window and not kind.limit:
+            raise Misuse(f"identity rules: kinds.{name}.window: says nothing without a limit")
+        if kind.window and not _WINDOW.match(kind.window):
+            raise Misuse(f'identity rules: kinds.{name}.window: hours or days, such as "12h" or "7d"')
         if kind.priority in priorities:
             raise Misuse(
                 f"identity rules: kinds.{name}.priority: {kind.priority} is that of {priorities[kind.priority]} already"
@@ -104,3 +150,18 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
                 raise Misuse(f"identity rules: {table}.{name}: must be at least 1, got {value}")
     if rules.traits.max_bytes < 1:
         raise Misuse("identity rules: traits.max_bytes: must be at least 1")
+    if rules.limits.component_tokens < rules.limits.cluster_tokens:
+        raise Misuse("identity rules: limits.component_tokens: must be at least limits.cluster_tokens")
+    _check_patterns("blocked", rules.blocked.patterns)
+    for name, block in rules.blocked.kinds.items():
+        if name not in rules.kinds:
+            raise Misuse(f"identity rules: blocked.kinds.{name}: no such kind")
+        _check_patterns(f"blocked.kinds.{name}", block.patterns)
+
+
+def _check_patterns(where: str, patterns: tuple[str, ...]) -> None:
+    for i, pattern in enumerate(patterns):
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            raise Misuse(f"identity rules: {where}.patterns[{i}]: no regular expression: {e}") from None

@@ -1,4 +1,4 @@
-"""The oracle: every profile from a dump of `events.protected`, in one pass in memory, with a plain union-find.
+"""The oracle: every profile from a dump of `events.protected`, in memory, all at once (`stages.reference`).
 
 In: JSON lines, one protected event each, in any order and however often; also those of `sealstream protect`
 (`{"origin":…, "protected":{…}}`; rejected ones are passed over). Out: one JSON line per profile, by profile id: the
@@ -9,16 +9,18 @@ hash of an origin, so that a fault of theirs shows as a difference.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from ..errors import Misuse
-from ..events import Origin, Profile, ProtectedEvent, event_id, frame
+from ..events import Conflict, Origin, Profile, ProtectedEvent, event_id, frame
 from .link import Rules
+from .reference import decide
 
+DAY = 24 * 3_600_000
 _SORTED = msgspec.json.Encoder(order="sorted")
 _LINE = msgspec.json.Encoder(order="deterministic")
 
@@ -35,8 +37,7 @@ def recompute(lines: Iterable[bytes], rules: Rules) -> Iterator[bytes]:
     for number, line in enumerate(lines, 1):
         if line.strip() and (event := _read(line, number)) is not None:
             events[event.origin] = event
-    profiles = [_profile(members, rules) for members in _components(events.values(), rules)]
-    for profile in sorted(profiles, key=lambda p: p.profile_id):
+    for profile in sorted(_profiles(list(events.values()), rules), key=lambda p: p.profile_id):
         yield _LINE.encode(profile)
 
 
@@ -52,40 +53,29 @@ def _read(line: bytes, number: int) -> ProtectedEvent | None:
         raise Misuse(f"line {number} is not a protected event") from None
 
 
-def _components(events: Iterable[ProtectedEvent], rules: Rules) -> Iterable[tuple[set[str], list[ProtectedEvent]]]:
-    """Connected tokens, with the events anchored on them."""
-    leader: dict[str, str] = {}
-
-    def find(token: str) -> str:
-        leader.setdefault(token, token)
-        while leader[token] != token:
-            leader[token] = leader[leader[token]]
-            token = leader[token]
-        return token
-
-    events = list(events)
+def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
+    """Of each person with events of their own; operators' decisions are none."""
+    ruling = decide(events, rules)
+    person = {token: i for i, tokens in enumerate(ruling.people) for token in tokens}
+    theirs: dict[int, list[ProtectedEvent]] = defaultdict(list)
     for event in events:
-        find(event.anchor)
-        for token in event.tokens.values():
-            if token != event.anchor and _links(event.anchor, rules) and _links(token, rules):
-                leader[find(token)] = find(event.anchor)
-    found: dict[str, tuple[set[str], list[ProtectedEvent]]] = {}
-    for token in leader:
-        found.setdefault(find(token), (set(), []))[0].add(token)
-    for event in events:
-        found[find(event.anchor)][1].append(event)
-    return found.values()
+        if event.type not in ("link", "cut"):
+            theirs[person[event.anchor]].append(event)
+    conflicts: dict[int, list[Conflict]] = defaultdict(list)
+    for edge, rule in ruling.refused:
+        for token in (edge.a, edge.b):
+            if rule != "shared" or token not in ruling.shared:
+                conflicts[person[token]].append(Conflict([edge.a, edge.b], rule, edge.time))
+    for token in ruling.shared:
+        conflicts[person[token]].append(Conflict([token], "shared"))
+    for i, mine in theirs.items():
+        yield _profile(set(ruling.people[i]), mine, conflicts[i], rules)
 
 
-def _links(token: str, rules: Rules) -> bool:
-    kind = rules.kinds.get(token.split(".")[0])
-    return kind is not None and kind.links
-
-
-def _profile(component: tuple[set[str], list[ProtectedEvent]], rules: Rules) -> Profile:
-    tokens, events = component
+def _profile(tokens: set[str], events: list[ProtectedEvent], conflicts: list[Conflict], rules: Rules) -> Profile:
     kinds = sorted({token.split(".")[0] for token in tokens})
     oldest = min(events, key=lambda e: (e.received_at, e.origin))
+    most = rules.bounds.conflicts
     return Profile(
         profile_id=hashlib.sha256(frame(b"sealstream/profile-id/1", event_id(oldest.origin))).hexdigest()[:32],
         tokens={kind: sorted(t for t in tokens if t.split(".")[0] == kind) for kind in kinds},
@@ -94,7 +84,18 @@ def _profile(component: tuple[set[str], list[ProtectedEvent]], rules: Rules) -> 
         events=_counted(events, rules.bounds.event_names),
         traits=_traits(events, rules),
         sources=sorted({_short(e.source) for e in events})[: rules.bounds.sources],
+        seen=_seen(tokens, events),
+        conflicts=sorted(conflicts, key=lambda c: c.tokens)[:most],
+        more_conflicts=max(0, len(conflicts) - most),
     )
+
+
+def _seen(tokens: set[str], events: Iterable[ProtectedEvent]) -> dict[str, tuple[int, int]]:
+    times: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        for token in tokens & {event.anchor, *event.tokens.values()}:
+            times[token].append(event.time)
+    return {token: (min(times[token]), max(times[token]) // DAY * DAY) for token in sorted(times)}
 
 
 def _counted(events: Iterable[ProtectedEvent], bound: int) -> dict[str, int]:
