@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import workload
 from bench.setting import SCHEMAS
+from pipeline import settings, wiring
 from pipeline.adapters import schema_files
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
@@ -26,7 +27,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
     """Return stage → µs of CPU per event, of a second pass over the workload: caches warm, every person known."""
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
-    tokens, box = Tokens(ring.tokenizer(cached=0)), ring.reject_box()
+    tokens, box = Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked), ring.reject_box()
     keys = SubjectKeys(MemoryTable(), ring.kek)
     place: tuple[Any, ...] = EventIds("events.raw", "", 0), "events.raw", "", 0
     spent = dict.fromkeys(("decode", "tokenize", "seal", "reject"), 0.0)

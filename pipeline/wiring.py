@@ -55,7 +55,8 @@ def identity_rules(config: Settings, given: Path | None = None) -> Rules:
 
 
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
-    return ProtectLeg(schema_files.load(config.schema_dir), ring, max_event_bytes=config.max_event_bytes)
+    registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
+    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes)
 
 
 def identify_leg(config: Settings) -> IdentifyLeg:

@@ -6,7 +6,8 @@
 Every record comes out once, on one side. Durable in the order state, output: a person's key stands in its changelog
 before the first event that it sealed is published. A crash in between leaves a key that the replay uses.
 
-Counts of `Effects`: `protected`; `rejected` by reason; `unusable_identifier` by kind. Cost by stage: `bench/costs.py`.
+Counts of `Effects`: `protected`; `rejected` by reason; `unusable_identifier` and `blocked_identifier` by kind.
+Cost by stage: `bench/costs.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..crypto.subjects import SubjectKeys, check_row
 from ..events import EventIds, Record, SourceBatch, Topic
 from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
+from ..stages.block import Blocked
 from ..stages.decode import decode
 from ..stages.registry import Registry
 from ..stages.reject import reject
@@ -35,18 +37,21 @@ Place = tuple[EventIds, str, str, int]
 
 
 class ProtectLeg:
-    """Makes the partition legs. `Leg` of `pipeline.ports`. `max_event_bytes`: a longer value is rejected."""
+    """Makes the partition legs. `Leg` of `pipeline.ports`.
+
+    `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected.
+    """
 
     name = "protect"
     pace = 0.005
     sources: tuple[str, ...] = (Topic.RAW.value,)
     tables: tuple[str, ...] = (KEYS,)
 
-    def __init__(self, registry: Registry, ring: KeyRing, *, max_event_bytes: int = 1 << 20) -> None:
+    def __init__(self, registry: Registry, ring: KeyRing, blocked: Blocked, *, max_event_bytes: int = 1 << 20) -> None:
         self.registry = registry
         self.ring = ring
         self.max_event_bytes = max_event_bytes
-        self.tokens = Tokens(ring.tokenizer(cached=0))
+        self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
         self.box = ring.reject_box()
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
@@ -74,15 +79,14 @@ class ProtectPartition:
     def _protect(self, records: Sequence[Record], place: Place) -> None:
         leg = self._leg
         decoded = decode(records, leg.registry, leg.max_event_bytes)
-        tokenized, unusable = tokenize(decoded.passed, leg.tokens)
+        tokenized, dropped = tokenize(decoded.passed, leg.tokens)
         rejects = sorted(decoded.rejected + tokenized.rejected, key=lambda r: r.record.offset)
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys.get)
         self._counts["protected", ""] += len(tokenized.passed)
         self._reject(rejects, place)
-        for kind, n in unusable.items():
-            self._counts["unusable_identifier", kind] += n
+        self._counts.update(dropped)
 
     def on_crashed(self, batch: SourceBatch) -> None:
         """`ports.Rejecting`: the value is sealed as it is, and nothing decodes it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,11 +21,16 @@ from .schema import EventSchema, Field, Protect
 Secret = tuple[SealPath, bytes]
 """A place, and the JSON that is to be sealed for it."""
 Makers = Mapping[str, Callable[[str], str | None]]
-"""By identifier kind: value → token, or None if the value has no normal form."""
-Extract = Callable[[Any, Makers, Counter[str]], tuple[dict[str, str], str | None, list[Secret]]]
-"""(event, makers, unusable) → (path → token, the strongest token, secrets). The event keeps what is clear.
+"""By identifier kind: value → token, `BLOCKED`, or None if the value has no normal form."""
+BLOCKED: Final = ""
+"""In place of the token of a value that is nobody's."""
+Dropped = Counter[tuple[str, str]]
+"""Identifiers of which no token was made, by (`blocked_identifier` | `unusable_identifier`, kind)."""
+Extract = Callable[[Any, Makers, Dropped], tuple[dict[str, str], str | None, list[Secret]]]
+"""(event, makers, dropped) → (path → token, the strongest token, secrets). The event keeps what is clear.
 
-Identifiers without a normal form are counted in `unusable`; `Unusable` if the token was all that would have remained.
+`Unusable` if an identifier has no normal form and its token was all that would have remained of it. A blocked one
+says nothing of anybody, so nothing is lost with it.
 """
 
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
@@ -79,12 +84,14 @@ class _Writer:
             self.tokens.append((_RANK[f.identifier], token))
             yield "    if v:"
             yield f"        {token} = makers[{f.identifier!r}](v) if len(v) <= {MAX_CHARS} else None"  # makers remember
-            yield f"        if {token} is None:"
-            yield f"            unusable[{f.identifier!r}] += 1"
+            yield f"        if {token}:"
+            yield f"            tokens[{f.path!r}] = {token}"
+            yield f"        elif {token} is None:"
+            yield f"            dropped['unusable_identifier', {f.identifier!r}] += 1"
             if not f.protect.seals:
                 yield f"            raise Unusable({f.path!r}, {f.identifier!r})"
             yield "        else:"
-            yield f"            tokens[{f.path!r}] = {token}"
+            yield f"            dropped['blocked_identifier', {f.identifier!r}] += 1"
         if f.protect.seals:
             yield f"    secrets.append((P{len(self.places)}, encode(v)))"
             self.places.append(SealPath(self.title, f.path))
@@ -108,8 +115,8 @@ def source(schema: EventSchema) -> tuple[str, dict[str, Any]]:
     head = ["tokens, secrets = {}, []"]
     if strongest_first:
         head.append(f"{' = '.join(strongest_first)} = None")
-    tail = [f"return tokens, {' or '.join(strongest_first) or None}, secrets"]
-    text = "def extract(event, makers, unusable):\n" + "\n".join(f"    {line}" for line in [*head, *lines, *tail])
+    tail = [f"return tokens, {' or '.join([*strongest_first, 'None'])}, secrets"]
+    text = "def extract(event, makers, dropped):\n" + "\n".join(f"    {line}" for line in [*head, *lines, *tail])
     names: dict[str, Any] = {f"P{i}": place for i, place in enumerate(writer.places)}
     names |= {"UNSET": msgspec.UNSET, "Unusable": Unusable, "encode": msgspec.json.Encoder().encode}
     return text, names

@@ -1,6 +1,6 @@
 """Rules of identity: which identifiers join events to one profile, and what a profile may show.
 
-In: the text of `schemas/identity.toml`. Rejects: none. What is blocked never becomes a token (`stages.tokenize`); who
+In: the text of `schemas/identity.toml`. Rejects: none. What is blocked never becomes a token (`stages.block`); who
 belongs together under the limits is `stages.partition`'s part.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ..errors import Misuse
+from .block import Blocked, check
 
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])\Z")
@@ -42,20 +43,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Identifiers of a profile at most."""
     component_tokens: int = 20_000
     """Identifiers that are worked on together at most: profiles, and what hangs together with them by conflicts."""
-
-
-class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Values that are nobody's, compared in normal form and folded case. Patterns match the whole value."""
-
-    literals: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
-
-
-class Blocked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    literals: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
-    kinds: dict[str, Block] = {}
-    """More of them for one kind."""
 
 
 class Traits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,16 +139,4 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
         raise Misuse("identity rules: traits.max_bytes: must be at least 1")
     if rules.limits.component_tokens < rules.limits.cluster_tokens:
         raise Misuse("identity rules: limits.component_tokens: must be at least limits.cluster_tokens")
-    _check_patterns("blocked", rules.blocked.patterns)
-    for name, block in rules.blocked.kinds.items():
-        if name not in rules.kinds:
-            raise Misuse(f"identity rules: blocked.kinds.{name}: no such kind")
-        _check_patterns(f"blocked.kinds.{name}", block.patterns)
-
-
-def _check_patterns(where: str, patterns: tuple[str, ...]) -> None:
-    for i, pattern in enumerate(patterns):
-        try:
-            re.compile(pattern)
-        except re.error as e:
-            raise Misuse(f"identity rules: {where}.patterns[{i}]: no regular expression: {e}") from None
+    check(rules.blocked, rules.kinds)

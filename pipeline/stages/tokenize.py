@@ -1,11 +1,12 @@
 """Tokenize: take every field that may not stay out of the event, and make tokens of its identifiers.
 
 In: `Decoded`, whose body is consumed: what stays in it is clear. Out: `Tokenized`. Rejects: `no_identifier`,
-`bad_identifier`. Counts: identifiers without a normal form, by kind. Cost: 2.3 µs with 3 tokens that are remembered; a
-phone number seen for the first time takes 100 µs more, another identifier 5 (bench/costs.py).
+`bad_identifier`. Counts: identifiers that made no token, by reason and kind. Cost: 2.3 µs with 3 tokens that are
+remembered; a phone number seen for the first time takes 100 µs more, another identifier 8 (bench/costs.py).
 
 An identifier that has no normal form makes no token. Where its field is sealed as well, the event passes, as nothing
-is lost; where the token is all that would remain of it, the event is rejected. Empty ones count as absent.
+is lost; where the token is all that would remain of it, the event is rejected. One that is blocked (`stages.block`)
+makes none either, and the event passes as long as another one says whose it is. Empty ones count as absent.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import msgspec
 
 from ..crypto.tokens import Tokenizer
 from ..outcomes import Reason, Rejected, Split, Stage
+from .block import Blocked, blocks
 from .clock import event_time
 from .decode import Decoded
-from .extract import Makers, Secret, Unusable
+from .extract import BLOCKED, Dropped, Makers, Secret, Unusable
 from .normalize import KINDS, normal
 
 REMEMBERED = 65_536
@@ -50,8 +52,9 @@ class Tokenized(msgspec.Struct, gc=False):
 class Tokens:
     """Token makers by kind for the version in use; remembers what it made."""
 
-    def __init__(self, tokenizer: Tokenizer, remembered: int = REMEMBERED) -> None:
+    def __init__(self, tokenizer: Tokenizer, blocked: Blocked, remembered: int = REMEMBERED) -> None:
         self._tokenizer = tokenizer
+        self._blocks = {kind: blocks(blocked, kind) for kind in KINDS}
         self._remembered = remembered
         self._versions: dict[int, Makers] = {}
 
@@ -59,7 +62,7 @@ class Tokens:
         return "Tokens(…)"
 
     def at(self, time_ms: int) -> tuple[Makers, int, int]:
-        """Return kind → (value → token, or None), and the period of record times for which it holds."""
+        """Return kind → (value → token, `BLOCKED` or None), and the period of record times for which it holds."""
         version = self._tokenizer.at(time_ms)
         makers = self._versions.get(version.version)
         if makers is None:
@@ -68,19 +71,23 @@ class Tokens:
         return makers, version.since, version.until
 
     def _maker(self, kind: str, token: Callable[[str], str]) -> Callable[[str], str | None]:
+        is_blocked = self._blocks[kind]
+
         @lru_cache(self._remembered)
         def make(value: str) -> str | None:
             form = normal(kind, value)
+            if is_blocked(value if form is None else form):
+                return BLOCKED
             return None if form is None else token(form)
 
         return make
 
 
-def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], Counter[str]]:
-    """Return the tokenized events, and how many identifiers of each kind had no normal form."""
+def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], Dropped]:
+    """Return the tokenized events, and how many identifiers made no token."""
     passed: list[Tokenized] = []
     rejected: list[Rejected] = []
-    unusable: Counter[str] = Counter()
+    dropped: Dropped = Counter()
     add = passed.append
     makers, since, until = tokens.at(events[0].record.timestamp) if events else ({}, 0, 0)
     for decoded in events:
@@ -89,7 +96,7 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], C
         if not since <= received < until:
             makers, since, until = tokens.at(received)
         try:
-            made, anchor, secrets = schema.extract(body, makers, unusable)
+            made, anchor, secrets = schema.extract(body, makers, dropped)
         except Unusable as u:
             rejected.append(_reject(decoded, Reason.BAD_IDENTIFIER, u.path, f"not a usable {u.kind}"))
             continue
@@ -109,7 +116,7 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], C
             event, body.event = body.event, UNSET
         time = event_time(happened, sent, received)
         add(Tokenized(decoded, type_, event, message_id, time, made, anchor, secrets))
-    return Split(passed, rejected), unusable
+    return Split(passed, rejected), dropped
 
 
 def _reject(decoded: Decoded, reason: Reason, path: str, rule: str) -> Rejected:

@@ -25,9 +25,10 @@ from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.outcomes import RejectedRecord
 from pipeline.ports import STATE, Rejecting
+from pipeline.stages.block import Blocked
 from pipeline.stages.registry import Registry
 from pipeline.stages.schema import parse
-from tests.stages.event_world import RECEIVED, Leg, document, envelope, event, field, registry, ring
+from tests.stages.event_world import RECEIVED, Leg, document, envelope, event, field, registry, ring, rules
 
 DATA = Path(__file__).parents[1] / "data"
 CANARY = "canary.4f1b@example.com"
@@ -138,6 +139,56 @@ def test_an_identifier_that_only_its_token_would_keep_is_rejected_without_a_norm
     assert (side, found["reason"], found["path"]) == ("rejected", "bad_identifier", "anonymousId")
 
 
+def test_a_blocked_identifier_makes_no_token_but_stays_sealed_and_is_counted() -> None:
+    leg = Leg()
+    side, found = leg.one(event(userId="NULL", context={"traits": {"email": CANARY, "phone": "0"}}))
+    assert side == "protected"
+    assert found["anchor"] == found["tokens"]["context.traits.email"]
+    assert sorted(found["tokens"]) == ["context.traits.email"]
+    assert opened(leg, found) == {"userId": "NULL", "context.traits.email": CANARY, "context.traits.phone": "0"}
+    assert leg.counts == {
+        ("protected", ""): 1,
+        ("blocked_identifier", "user_id"): 1,
+        ("blocked_identifier", "phone"): 1,
+    }
+
+
+def test_a_blocked_identifier_of_which_nothing_else_is_kept_is_dropped_alone() -> None:
+    leg = Leg()
+    side, found = leg.one(event(anonymousId="00000000-0000-0000-0000-000000000000"))
+    assert (side, sorted(found["tokens"])) == ("protected", ["userId"])
+    assert leg.counts["blocked_identifier", "anonymous_id"] == 1
+
+
+def test_an_event_of_blocked_identifiers_alone_is_nobodys_and_can_be_replayed() -> None:
+    leg = Leg()
+    sent = event(userId="null", anonymousId="anonymous", context={"traits": {"email": "test@test.com"}})
+    side, found = leg.one(sent)
+    assert (side, found["reason"]) == ("rejected", "no_identifier")
+    reject = msgspec.json.decode(json.dumps(found), type=RejectedRecord)
+    original = ring().reject_box_of(reject.key_id).open(bytes.fromhex(reject.event_id), reject.reason, reject.sealed)
+    assert json.loads(original.value or b"") == sent
+
+
+def test_a_list_that_blocks_everything_loses_nothing() -> None:
+    leg = Leg(blocked=Blocked(patterns=(".*",)))  # `load_rules` refuses it
+    values = (DATA / "sdk-events.jsonl").read_bytes().splitlines()
+    protected, rejected = leg.run([RawRecord(i, RECEIVED, None, v) for i, v in enumerate(values)])
+    assert not protected
+    assert leg.counts["rejected", "no_identifier"] == len(rejected) == len(values)
+
+
+def test_the_shipped_list_blocks_nothing_of_what_an_sdk_sends() -> None:
+    values = (DATA / "sdk-events.jsonl").read_bytes().splitlines()
+    records = [RawRecord(i, RECEIVED, None, v) for i, v in enumerate(values)]
+    leg, without = Leg(), Leg(blocked=Blocked())
+    protected, _ = leg.run(records)
+    assert len(protected) == 80
+    assert {o: json.loads(v)["tokens"] for o, v in protected.items()} == {
+        o: json.loads(v)["tokens"] for o, v in without.run(records)[0].items()
+    }
+
+
 def test_a_reject_gives_back_exactly_what_was_sent() -> None:
     leg = Leg()
     headers = (("source-id", b"shop"), ("na\udcffme", None), ("trace", b"\xff"))
@@ -231,7 +282,7 @@ def test_the_token_key_goes_by_the_records_own_time() -> None:
     keys = [RingKey(Purpose.TOKEN, v, KeyState.ACTIVE, at, bytes([v]) * 32) for v, at in ((1, 0), (2, RECEIVED))]
     rejects = RingKey(Purpose.REJECTS, 1, KeyState.ACTIVE, 0, bytes(32))
     leg = Leg()
-    leg.leg = ProtectLeg(registry(), KeyRing(ring().kek, [*keys, rejects]))
+    leg.leg = ProtectLeg(registry(), KeyRing(ring().kek, [*keys, rejects]), rules().blocked)
     leg.part = leg.leg.open(0, {"subject-keys": MemoryTable()})
     value = json.dumps(event()).encode()
     protected, _ = leg.run([RawRecord(i, RECEIVED + t, None, value) for i, t in enumerate((-1, 0, -5, 7))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.adapters import schema_files
@@ -11,6 +12,8 @@ from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
 from pipeline.events import RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
+from pipeline.stages.block import Blocked
+from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.registry import Registry
 
 RECEIVED = 1_790_000_000_000
@@ -50,6 +53,12 @@ def registry() -> Registry:
 
 
 @cache
+def rules() -> Rules:
+    """The shipped ones."""
+    return load_rules((Path(__file__).parents[2] / "schemas" / "identity.toml").read_text())
+
+
+@cache
 def ring() -> KeyRing:
     return KeyRing.generate(lambda n: bytes(range(n)), 0)
 
@@ -61,9 +70,12 @@ def event(**fields: Any) -> dict[str, Any]:
 class Leg:
     """Partition 0 of a protect leg on memory tables."""
 
-    def __init__(self, found: Registry | None = None, max_event_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, found: Registry | None = None, blocked: Blocked | None = None, max_event_bytes: int = 1 << 20
+    ) -> None:
         self.table = MemoryTable()
-        self.leg = ProtectLeg(found or registry(), ring(), max_event_bytes=max_event_bytes)
+        listed = rules().blocked if blocked is None else blocked
+        self.leg = ProtectLeg(found or registry(), ring(), listed, max_event_bytes=max_event_bytes)
         self.part = self.leg.open(0, {"subject-keys": self.table})
         self.counts: dict[tuple[str, str], int] = {}
 

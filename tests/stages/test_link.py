@@ -22,6 +22,12 @@ def test_the_shipped_rules_rank_the_kinds_as_the_protect_leg_does() -> None:
     assert not rules.links("never heard of")
 
 
+@pytest.mark.parametrize("pattern", ["[0-]*", "[0-9]+", r".*@example\.com", r"[)*+{]*\*\+", "(ab)?x", "test.*"])
+def test_a_pattern_that_spares_ordinary_values_is_taken(pattern: str) -> None:
+    found = load_rules(f"version = 1\n{USER}email = {{ priority = 2 }}\n[blocked]\npatterns = ['{pattern}']\n")
+    assert found.blocked.patterns == (pattern,)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -40,6 +46,13 @@ def test_the_shipped_rules_rank_the_kinds_as_the_protect_leg_does() -> None:
         ("version = 1\n" + USER + "[traits]\nclear = ['a.*.b']\n", "traits.clear[0]"),
         ("version = 1\n" + USER + "[bounds]\ntraits = 0\n", "bounds.traits: must be at least 1"),
         ("version = 1\n" + USER + "[limits]\ncluster_tokens = 0\n", "limits.cluster_tokens"),
+        ("version = 1\n" + USER + "[blocked]\npatterns = ['0+', '[']\n", "blocked.patterns[1]: no regular expression"),
+        ("version = 1\n" + USER + "[blocked]\npatterns = ['(0|-)+']\n", "blocked.patterns[0]: a repeated group"),
+        ("version = 1\n" + USER + "[blocked]\npatterns = ['a*b+c{2,}']\n", "blocked.patterns[0]: more than 2 of"),
+        ("version = 1\n" + USER + "[blocked]\npatterns = ['.+']\n", "blocked.patterns[0]: blocks every user_id"),
+        ("version = 1\n" + USER + "[blocked.kinds.user_id]\npatterns = ['0', '\\S*']\n", "kinds.user_id.patterns[1]"),
+        ("version = 1\n" + USER + "[blocked]\npatterns = ['[0-9].*', '[a-z].*']\n", "blocked: blocks every user_id"),
+        ("version = 1\n" + USER + "[blocked.kinds.email]\nliterals = ['x']\n", "blocked.kinds.email: no such kind"),
     ],
 )
 def test_a_wrong_rule_is_named(text: str, told: str) -> None:

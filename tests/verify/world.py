@@ -21,7 +21,7 @@ from pipeline.verify.findings import Check, Finding, Report
 from pipeline.verify.log import Log, Snapshot
 from pipeline.verify.run import EVIDENCE, LOGS, SUBJECT_KEYS, TOKENS, verify
 from tests.flow.identity_world import RULES, World, partition_of
-from tests.stages.event_world import RECEIVED, registry, ring
+from tests.stages.event_world import RECEIVED, registry, ring, rules
 
 PARTITIONS = 4
 NOW = "a" * 32
@@ -126,7 +126,7 @@ def made(
     """
     topics: Topics = {name: [[] for _ in range(PARTITIONS)] for name in LOGS}
     world = Topology(topics)
-    leg = ProtectLeg(registry(), ring())
+    leg = ProtectLeg(registry(), ring(), rules().blocked)
     tables = [MemoryTable() for _ in range(PARTITIONS)]
     for seed, incarnation in enumerate(incarnations):
         topics[Topic.RAW.value] = [[] for _ in range(PARTITIONS)]
