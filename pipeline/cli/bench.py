@@ -40,6 +40,7 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench protect --in-memory --json
       sealstream bench identify
       sealstream bench latency --rate 2000 --seconds 30
+      sealstream bench identity-truth
     """
     if context.invoked_subcommand is None:
         context.invoke(protect, as_json=as_json)
@@ -165,6 +166,59 @@ def latency(rate: int, seconds: int, seed: int, as_json: bool) -> None:
         {"bench": "latency", "rate": rate, "events": found.events, "seen": found.seen, **milliseconds, **memory},
         as_json,
     )
+
+
+@bench.command("identity-truth")
+@click.option("--people", default=2_000, show_default=True, type=click.IntRange(10), help="In generated households.")
+@click.option("--febrl", is_flag=True, help="And on the Febrl data sets (needs sealstream[bench]).")
+@click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), help="Default: identity.toml of the schemas.")
+@seeded
+@as_json
+def identity_truth(people: int, febrl: bool, rules: Path | None, seed: int, as_json: bool) -> None:
+    """How well the rules tell people apart, where it is known: pairwise precision, recall and F1, without a broker.
+
+    With all rules, with each removed alone, with none; where people sign in, and where nobody has an account. Scored
+    are pairs of identifiers that belong to one person, and pairs of events.
+
+    \b
+    Examples:
+      sealstream bench identity-truth --febrl
+      sealstream bench identity-truth --rules stricter.toml --json
+    """
+    from .. import wiring
+
+    chosen = wiring.identity_rules(settings.load(), rules)
+    worlds = {
+        name: _part("truth").generated(chosen, people, seed, _say, accounts=accounts)
+        for name, accounts in (("accounts", True), ("guests", False))
+    }
+    records = list(_part("febrl").measured(chosen, seed, _say)) if febrl else []
+    if as_json:
+        found: dict[str, Any] = {"bench": "identity-truth", "people": people, "seed": seed}
+        for name, (events, rows) in worlds.items():
+            scored = [
+                {**r._asdict(), "identifiers": r.identifiers._asdict(), "events": r.events._asdict()} for r in rows
+            ]
+            found[name] = {"events": events, "scores": scored}
+        found["febrl"] = [{**r._asdict(), "records": r.records._asdict()} for r in records]
+        _show(found, as_json)
+        return
+    for name, (events, rows) in worlds.items():
+        click.echo(
+            f"{name}, {events:,} events".ljust(26) + f"{'pairs of identifiers':>24}   {'pairs of events':>24}  largest"
+        )
+        click.echo(f"{'':26}{_HEAD}   {_HEAD}  profile")
+        for row in rows:
+            click.echo(f"{row.rules:26}{_scores(row.identifiers)}   {_scores(row.events)}  {row.largest:7,}")
+    for row in records:
+        click.echo(f"{row.data}, {row.identifiers}, {row.rules}".ljust(56) + _scores(row.records))
+
+
+_HEAD = f"{'prec.':>8}{'recall':>8}{'F1':>8}"
+
+
+def _scores(score: Any) -> str:
+    return "".join(f"{value:8.4f}" for value in score)
 
 
 def _part(name: str) -> Any:

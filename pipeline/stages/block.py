@@ -1,7 +1,7 @@
 """Block: which identifiers are nobody's, such as `null`, the nil UUID, or `test@example.com`.
 
 In: an identifier in its normal form, or as it was sent if it has none. Out: whether it is blocked; then no token is
-made of it. Asked once per distinct value, since `tokenize.Tokens` remembers; cost: 3 µs.
+made of it. Asked once per distinct value, since `tokenize.Tokens` remembers; cost: 1.4 µs.
 
 Values are compared *folded*: NFKC, case folded, white space at the ends cut and inside made one space, characters that
 do not show (byte order marks, zero width) left out. Literals are compared in the normal form of the kind as well, so a

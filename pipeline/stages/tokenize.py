@@ -2,7 +2,7 @@
 
 In: `Decoded`, whose body is consumed: what stays in it is clear. Out: `Tokenized`. Rejects: `no_identifier`,
 `bad_identifier`. Counts: identifiers that made no token, by reason and kind. Cost: 2.3 µs with 3 tokens that are
-remembered; a phone number seen for the first time takes 100 µs more, another identifier 8 (bench/costs.py).
+remembered; a phone number seen for the first time takes 100 µs more, another identifier 7 (bench/costs.py).
 
 An identifier that has no normal form makes no token. Where its field is sealed as well, the event passes, as nothing
 is lost; where the token is all that would remain of it, the event is rejected. One that is blocked (`stages.block`)
