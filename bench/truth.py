@@ -5,7 +5,8 @@ stream is held to. Then with each rule removed alone, which says what it buys an
 
 Counted are pairs: of *identifiers* that belong to one person (a kiosk's or a family's belong to nobody), and of
 *events*, each of which one person did. Precision: of the pairs in one profile, those that are one person's. Recall: of
-the pairs that are one person's, those in one profile. A rejected event is in no profile.
+the pairs that are one person's, those in one profile. An event that was rejected, or of which nothing is known but a
+shared identifier, is in nobody's profile.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def generated(
         if listed not in by_list:
             by_list[listed] = protect(sent, changed.blocked, seed)
         rows.append(judge(name, by_list[listed], doers, changed))
-    there = _own(by_list[msgspec.json.encode(rules.blocked)], doers, rules)
+    there = _own(by_list[msgspec.json.encode(rules.blocked)], doers)
     rows.insert(0, judge("what is there to find", there, doers, _unlimited(rules)))
     return len(sent), rows
 
@@ -116,7 +117,7 @@ def _unlimited(rules: Rules) -> Rules:
     return structs.replace(rules, kinds=kinds, limits=Limits(UNBOUNDED, UNBOUNDED, UNBOUNDED))
 
 
-def _own(events: Events, people: Sequence[int], rules: Rules) -> Events:
+def _own(events: Events, people: Sequence[int]) -> Events:
     """The events without the identifiers that more than one person used: joining by the others is never wrong."""
     owners = _owners(events, people)
     found: list[ProtectedEvent | None] = []
@@ -125,8 +126,7 @@ def _own(events: Events, people: Sequence[int], rules: Rules) -> Events:
         if event is None or not tokens:
             found.append(None)
             continue
-        anchor = min(tokens.values(), key=lambda t: rules.kinds[t.split(".")[0]].priority)
-        found.append(structs.replace(event, tokens=tokens, anchor=anchor))
+        found.append(structs.replace(event, tokens=tokens, anchor=next(iter(tokens.values()))))  # any of them will do
     return found
 
 
@@ -158,7 +158,7 @@ def judge(name: str, events: Events, people: Sequence[int], rules: Rules) -> Row
     tokens = [(profile[t], min(of)) for t, of in owners.items() if len(of) == 1 and t in profile]
     alone = len(ruling.people)  # numbers of no profile start here
     units = [
-        (alone + i if event is None else profile[event.anchor], person)
+        (alone + i if event is None or event.anchor in ruling.shared else profile[event.anchor], person)
         for i, (event, person) in enumerate(zip(events, people, strict=True))
     ]
     return Row(name, score(tokens), score(units), max(map(len, ruling.people), default=0))
