@@ -92,7 +92,7 @@ def generated(
             by_list[listed] = protect(sent, changed.blocked, seed)
         rows.append(judge(name, by_list[listed], doers, changed))
     there = _own(by_list[msgspec.json.encode(rules.blocked)], doers)
-    rows.insert(0, judge("what is there to find", there, doers, _unlimited(rules)))
+    rows.insert(0, judge("own identifiers alone", there, doers, _unlimited(rules)))
     return len(sent), rows
 
 

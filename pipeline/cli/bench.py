@@ -205,11 +205,11 @@ def identity_truth(people: int, febrl: bool, rules: Path | None, seed: int, as_j
         return
     for name, (events, rows) in worlds.items():
         click.echo(
-            f"{name}, {events:,} events".ljust(26) + f"{'pairs of identifiers':>24}   {'pairs of events':>24}  largest"
+            f"{name}, {events:,} events".ljust(30) + f"{'pairs of identifiers':>24}   {'pairs of events':>24}  largest"
         )
-        click.echo(f"{'':26}{_HEAD}   {_HEAD}  profile")
+        click.echo(f"{'':30}{_HEAD}   {_HEAD}  profile")
         for row in rows:
-            click.echo(f"{row.rules:26}{_scores(row.identifiers)}   {_scores(row.events)}  {row.largest:7,}")
+            click.echo(f"{row.rules:30}{_scores(row.identifiers)}   {_scores(row.events)}  {row.largest:7,}")
     for row in records:
         click.echo(f"{row.data}, {row.identifiers}, {row.rules}".ljust(56) + _scores(row.records))
 

@@ -74,7 +74,7 @@ def test_an_event_that_only_shows_a_shared_identifier_is_in_nobodys_profile() ->
     assert found.events == (1, 0, 0)
 
 
-def test_what_many_had_is_left_out_of_what_is_there_to_find() -> None:
+def test_what_many_had_is_no_own_identifier() -> None:
     events = truth.protect(HAND_MADE, RULES.blocked, SEED)
     people = [s.person for s in HAND_MADE]
     own = truth._own(events, people)
@@ -102,7 +102,7 @@ def test_each_rule_is_removed_alone() -> None:
 def test_the_rules_tell_the_visitors_of_a_kiosk_apart() -> None:
     _, rows = truth.generated(RULES, 120, SEED, lambda _: None)
     found = {row.rules: row for row in rows}
-    rules_, none, there = found["all rules"], found["no rules"], found["what is there to find"]
+    rules_, none, there = found["all rules"], found["no rules"], found["own identifiers alone"]
     assert rules_.identifiers.precision > 0.95 > 0.2 > none.identifiers.precision
     assert rules_.events.f1 > 2 * none.events.f1
     assert there.identifiers.precision == there.events.precision == 1
