@@ -6,16 +6,18 @@ Cost: 2 µs for a cluster in which one token has events, 2 µs more if others ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from ..events import Conflict
 from .fold import count
 from .identity_rows import Facts, Trait, kind_of, profile_id
 from .link import Bounds
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_NONE = msgspec.Raw(b"{}")
 
 
 class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
@@ -28,29 +30,48 @@ class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
     events: dict[str, int] = {}
     traits: dict[str, msgspec.Raw] = {}
     sources: list[str] = []
-    conflicts: list[Any] = []
+    seen: msgspec.Raw = _NONE
+    conflicts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    more_conflicts: int = 0
 
 
-def tokens_json(tokens: Iterable[str]) -> msgspec.Raw:
-    """The map kind → sorted tokens."""
+class Said(NamedTuple):
+    """The parts of a profile, as JSON, that change only with its links."""
+
+    tokens: msgspec.Raw
+    seen: msgspec.Raw
+    conflicts: msgspec.Raw | msgspec.UnsetType
+    more_conflicts: int
+
+
+def said(tokens: list[str], seen: Mapping[str, tuple[int, int]], conflicts: Sequence[Conflict], most: int) -> Said:
+    """`tokens`, `seen` and `conflicts` are sorted; of conflicts, `most` are shown."""
     by_kind: dict[str, list[str]] = {}
-    for token in sorted(tokens):
+    for token in tokens:
         by_kind.setdefault(kind_of(token), []).append(token)
-    return msgspec.Raw(_encode(by_kind))
+    return Said(
+        msgspec.Raw(_encode(by_kind)),
+        msgspec.Raw(_encode(seen)),
+        msgspec.Raw(_encode(conflicts[:most])) if conflicts else msgspec.UNSET,
+        max(0, len(conflicts) - most),
+    )
 
 
-def profile(ident: bytes, tokens: msgspec.Raw, facts: Facts) -> bytes:
+def profile(ident: bytes, said: Said, facts: Facts) -> bytes:
     """The profile's JSON. `facts`: of its only token with events, or of several (`combine`)."""
     traits = facts.traits
     return _encode(
         _Encoded(
             ident.hex(),
-            tokens,
+            said.tokens,
             facts.first,
             facts.last,
             facts.events,
             {name: msgspec.Raw(trait[4]) for name, trait in traits.items()} if traits else {},
             facts.sources,
+            said.seen,
+            said.conflicts,
+            said.more_conflicts,
         )
     )
 

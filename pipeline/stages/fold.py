@@ -20,9 +20,12 @@ from typing import Any
 
 import msgspec
 
-from .identity_rows import Facts, Row, Seen
+from .identity_rows import DIGEST, Facts, Row, Seen, digest_of
 from .link import Bounds, Traits
+from .partition import DAY, LINK, with_link
 
+DECISIONS = frozenset(("link", "cut"))
+"""Types of events by which an operator says that two tokens are one person, or are not."""
 OTHER = "(other)"
 """Counts the events whose names are beyond `Bounds.event_names`."""
 MAX_NAME = 120
@@ -54,6 +57,7 @@ class EventOrigin(msgspec.Struct, gc=False):
 class Event(msgspec.Struct, gc=False):
     """The part of a `ProtectedEvent` that identity needs; decoding skips the rest."""
 
+    event_id: str
     origin: EventOrigin
     source: str
     type: str
@@ -78,13 +82,18 @@ def fold(row: Row, event: Event, stream: str, traits: Mapping[str, bytes] | None
     time = event.time
     result = ADDED
     if facts is None:
-        facts = row.facts = _begin(event, stream)
-        result = BORN
+        facts = row.facts = Facts(0, [stream], [], 0, 0, {}, [], {})
     streams = facts.streams
     index = 0 if streams[0] == stream else _index(streams, stream)
     if not _admit(row.seen, index << 32 | origin.partition, origin.offset):
         return BEFORE
     facts.version += 1
+    if event.type in DECISIONS:
+        return ADDED
+    if not facts.births:
+        facts.births.append((event.received_at, index, origin.partition, origin.offset))
+        facts.first = facts.last = time
+        result = BORN
     if time > facts.last:
         facts.last = time
     elif time < facts.first:
@@ -107,9 +116,34 @@ def fold(row: Row, event: Event, stream: str, traits: Mapping[str, bytes] | None
 BEFORE, ADDED, BORN = Folded
 
 
-def _begin(event: Event, stream: str) -> Facts:
-    birth = (event.received_at, 0, event.origin.partition, event.origin.offset)
-    return Facts(0, [stream], [birth], event.time, event.time, {}, [], {})
+def sight(row: Row, event: Event, token: str, most: int) -> bool | None:
+    """An event of `row`'s token, just folded, names `token`, too: is it the first? None: one of more than `most`."""
+    facts = row.facts
+    assert facts is not None
+    prefix, digest, time = token[: -2 * DIGEST], digest_of(token), event.time
+    before = facts.links.get(prefix, b"")
+    after = with_link(before, digest, time, bytes.fromhex(event.event_id), time // DAY)
+    if after is before:
+        return False
+    new = len(after) > len(before)
+    if new and sum(map(len, facts.links.values())) >= most * LINK.size:
+        return None
+    facts.links[prefix] = after
+    facts.linked += 1
+    row.latest = max(row.latest, time)
+    return new
+
+
+def decide(row: Row, event: Event, token: str) -> bool:
+    """An operator's decision about `row`'s token and another one, just folded: does it now say that they are one?"""
+    facts = row.facts
+    assert facts is not None
+    decision = event.time, bytes.fromhex(event.event_id), event.type == "link"
+    if token in facts.decisions and facts.decisions[token] >= decision:
+        return False
+    facts.decisions[token] = decision
+    facts.linked += 1
+    return decision[2]
 
 
 def _index(streams: list[str], stream: str) -> int:

@@ -63,13 +63,18 @@ def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
             theirs[person[event.anchor]].append(event)
     conflicts: dict[int, list[Conflict]] = defaultdict(list)
     for edge, rule in ruling.refused:
-        for token in (edge.a, edge.b):
-            if rule != "shared" or token not in ruling.shared:
+        for token, other in ((edge.a, edge.b), (edge.b, edge.a)):
+            if rule != "shared" or (token not in ruling.shared and not _weaker(token, other, rules)):
                 conflicts[person[token]].append(Conflict([edge.a, edge.b], rule, edge.time))
     for token in ruling.shared:
         conflicts[person[token]].append(Conflict([token], "shared"))
     for i, mine in theirs.items():
         yield _profile(set(ruling.people[i]), mine, conflicts[i], rules)
+
+
+def _weaker(token: str, other: str, rules: Rules) -> bool:
+    """What occurred with a shared identifier that is stronger is not told of it."""
+    return rules.kinds[token.split(".")[0]].priority > rules.kinds[other.split(".")[0]].priority
 
 
 def _profile(tokens: set[str], events: list[ProtectedEvent], conflicts: list[Conflict], rules: Rules) -> Profile:

@@ -120,7 +120,7 @@ class Tables:
     ) -> None:
         found = self._parts.pop((owner, pack(root)), None)
         try:
-            members = set(unpack_members(found.value or b"")) if found is not None else set()
+            members = set(unpack_members(found.value or b"")[0]) if found is not None else set()
         except (Corrupt, *UNDECODABLE):
             assert found is not None
             self._findings.add(Check.UNREADABLE, "evidence: a row does not read back", self._logs[1].place(found))
