@@ -6,8 +6,8 @@ Disk: `events.protected` and the identify leg's changelogs once.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,7 @@ import msgspec
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..events import Origin, Topic
-from ..stages.fold import Event
+from ..stages.fold import DECISIONS, Event
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
 from ..stages.recompute import recompute
@@ -27,7 +27,7 @@ from .findings import Check, Findings, Report
 from .keys import Keys
 from .log import Progress, Snapshot, standing, unseen
 from .profiles import Profiles
-from .tables import Cluster, Tables
+from .tables import Known, Person, Tables
 
 SUBJECT_KEYS = "protect/subject-keys"
 TOKENS = "identify/tokens"
@@ -184,7 +184,7 @@ class _Run:
         buckets.write(kind, taken, ids)
 
     def _bucket(self, bucket: Iterable[tuple[Kind, Found]], profiles: Profiles) -> None:
-        events: dict[Origin, tuple[bytes, str, int]] = {}
+        events: dict[Origin, tuple[bytes, Event]] = {}
         rows: dict[Kind, list[Found]] = {Kind.TOKEN: [], Kind.EVIDENCE: []}
         for kind, found in bucket:
             if kind != Kind.EVENT:
@@ -193,10 +193,8 @@ class _Run:
             value = found.value or b""
             event = _event.decode(value)
             o = event.origin
-            events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event.anchor, event.received_at
-        anchored: dict[str, list[Origin]] = defaultdict(list)
-        for origin, (_, anchor, _) in events.items():
-            anchored[anchor].append(origin)
+            events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event
+        known = self._known(events)
         tables = Tables(
             self._logs[TOKENS],
             self._logs[EVIDENCE],
@@ -205,14 +203,35 @@ class _Run:
             rows[Kind.EVIDENCE],
             self._findings,
         )
-        for profile in recompute((value for value, _, _ in events.values()), self._rules):
+        people: list[Person] = []
+        for profile in recompute((value for value, _ in events.values()), self._rules):
             announced = _announced.decode(profile)
             tokens = [token for group in announced.tokens.values() for token in group]
-            oldest = min((o for token in tokens for o in anchored.get(token, ())), key=lambda o: (events[o][2], o))
+            origins = (o for token in tokens for o in known[token].origins)
+            oldest = min(origins, key=lambda o: (events[o][1].received_at, o))
             ident = bytes.fromhex(announced.profile_id)
             profiles.expect(ident, profile, oldest)
-            tables.check(Cluster(tokens, ident, oldest), anchored)
+            people.append(Person(tokens, ident))
+        tables.check(known, people)
         tables.close()
+
+    def _known(self, events: Mapping[Origin, tuple[bytes, Event]]) -> dict[str, Known]:
+        """Every token of which the identify leg keeps a row."""
+        links = self._rules.links
+        first: dict[str, Origin] = {}
+        origins: dict[str, list[Origin]] = defaultdict(list)
+        decisions: Counter[str] = Counter()
+        for origin in sorted(events):
+            event = events[origin][1]
+            anchor = event.anchor
+            first.setdefault(anchor, origin)
+            origins[anchor].append(origin)
+            decisions[anchor] += event.type in DECISIONS
+            if event.type != "cut" and links(kind_of(anchor)):
+                for token in event.tokens.values():
+                    if links(kind_of(token)):
+                        first.setdefault(token, origin)
+        return {token: Known(at, origins[token], decisions[token]) for token, at in first.items()}
 
 
 def _routing_digest(key: bytes, kind: Kind) -> bytes | None:
