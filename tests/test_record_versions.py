@@ -28,9 +28,10 @@ from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, So
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
 from pipeline.stages.fold import event_decoder
-from pipeline.stages.identity_rows import Assigned, Evidence, Facts, Row, Seen, Union
+from pipeline.stages.identity_rows import Apart, Assigned, Evidence, Facts, Join, Row, Seen, Union
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.measure import Measure
+from pipeline.stages.partition import LINK
 from pipeline.stages.recompute import recompute
 from pipeline.stages.watch_rows import Bout, CellRow, ClockRow, KeyRow, Partial, Progress, Track, WatchConfig
 from tests.stages.event_world import Leg, event, ring
@@ -54,6 +55,18 @@ ROW = Row(
     edges=bytes(range(32)),
     facts=FACTS,
     seen={(1 << 32) | 3: Seen(40, 42, b"\1\0\0\0\2\0\0\0", True)},
+)
+LINKED = msgspec.structs.replace(
+    ROW,
+    facts=msgspec.structs.replace(
+        FACTS,
+        links={"email.2.": LINK.pack(bytes(range(16)), 1_790_000_000_500, bytes(range(16, 32)), 20_717)},
+        decisions={MAIL: (1_790_000_000_600, bytes(range(16)), True)},
+        linked=2,
+    ),
+    day=20_717,
+    latest=1_790_000_000_500,
+    state=identity_rows.SHARED | identity_rows.SPLIT,
 )
 ALERT = Alert(
     dedup_key="rate:source=shop",
@@ -86,9 +99,12 @@ TRACK = Track(
 MSGPACK: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "identity/union": (Union(USER), identity_rows.message_decoder.decode),
     "identity/evidence": (
-        Evidence([(USER, 3, identity_rows.encode(FACTS)), (MAIL, 0, b"")], True),
+        Evidence([(USER, 3, bytes.fromhex(VECTORS["identify/evidence"])), (MAIL, 0, b"")], True),
         identity_rows.message_decoder.decode,
     ),
+    "identity/join": (Join(USER), identity_rows.message_decoder.decode),
+    "identity/apart": (Apart([MAIL], True), identity_rows.message_decoder.decode),
+    "identify/tokens with links": (LINKED, identity_rows.decode_row),
     "identity/assigned": (Assigned(USER, bytes(range(16))), identity_rows.message_decoder.decode),
     "identify/tokens": (ROW, identity_rows.decode_row),
     "identify/evidence": (FACTS, identity_rows.decode_facts),
@@ -123,6 +139,7 @@ def current() -> dict[str, str]:
         **{name: _encode(value).hex() for name, (value, _) in MSGPACK.items()},
         **{name: msgspec.json.encode(value).decode() for name, value in JSON.items()},
         "identify/evidence members": identity_rows.pack_members([USER, MAIL]).hex(),
+        "identify/evidence members and others": identity_rows.pack_members([USER], [MAIL], [MAIL]).hex(),
         "identify/evidence members key": identity_rows.pack(USER).hex(),
         "identify/evidence key": identity_rows.evidence_key(USER, MAIL).hex(),
         "watch/watch-open cell key": MSGPACK["watch/watch-open cell"][0].key().hex(),
@@ -150,7 +167,9 @@ def test_a_message_of_watch_reads_back_to_what_it_was(name: str) -> None:
 
 
 def test_members_and_keys_read_back_to_what_they_were() -> None:
-    assert identity_rows.unpack_members(bytes.fromhex(VECTORS["identify/evidence members"])) == [USER, MAIL]
+    read = identity_rows.unpack_members
+    assert read(bytes.fromhex(VECTORS["identify/evidence members"])) == ([USER, MAIL], [], [])
+    assert read(bytes.fromhex(VECTORS["identify/evidence members and others"])) == ([USER], [MAIL], [MAIL])
     assert identity_rows.unpack(bytes.fromhex(VECTORS["identify/evidence members key"])) == USER
     now = current()
     for name in VECTORS:
@@ -231,7 +250,7 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
 @pytest.mark.parametrize(
     ("name", "fields", "expected"),
     [
-        ("identity/evidence", 2, Evidence([(USER, 3, identity_rows.encode(FACTS)), (MAIL, 0, b"")])),  # tag, entries
+        ("identity/evidence", 2, Evidence([(USER, 3, bytes.fromhex(VECTORS["identify/evidence"])), (MAIL, 0, b"")])),  # tag, entries
         ("identify/tokens", 1, Row(ROW.parent)),
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),

@@ -20,7 +20,7 @@ BOUNDS = Bounds(event_names=5, traits=3, sources=2)
 
 def event(offset: int, *, partition: int = 0, time: int = 0, name: str = "Viewed", source: str = "shop") -> Event:
     origin = EventOrigin("events.raw", "", partition, offset)
-    return Event(origin, source, "track", time, 1_000 + offset, "user_id.1." + "0" * 32, name)
+    return Event(f"{offset:032x}", origin, source, "track", time, 1_000 + offset, "user_id.1." + "0" * 32, name)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=60), st.randoms(use_true_random=False))
