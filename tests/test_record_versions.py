@@ -250,7 +250,7 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
 @pytest.mark.parametrize(
     ("name", "fields", "expected"),
     [
-        ("identity/evidence", 2, Evidence([(USER, 3, bytes.fromhex(VECTORS["identify/evidence"])), (MAIL, 0, b"")])),  # tag, entries
+        ("identity/evidence", 2, Evidence(MSGPACK["identity/evidence"][0].entries)),  # its tag and its entries
         ("identify/tokens", 1, Row(ROW.parent)),
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),
