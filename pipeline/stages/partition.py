@@ -40,17 +40,6 @@ class Partition(NamedTuple):
     shared: set[str]
 
 
-def links(facts: Facts, rules: Rules, anchor: str) -> Iterator[tuple[str, int, bytes, int]]:
-    """Yield (other token, first time, first event's id, last day) of the links that count."""
-    if not rules.links(kind_of(anchor)):
-        return
-    for prefix, packed in facts.links.items():
-        if not rules.links(kind_of(prefix)):
-            continue
-        for digest, time, event_id, day in LINK.iter_unpack(packed):
-            yield prefix + digest.hex(), time, event_id, day
-
-
 def with_link(packed: bytes, digest: bytes, time: int, event_id: bytes, day: int) -> bytes:
     """The links of one prefix with one more event; the same object if it tells nothing new."""
     at = _find(packed, digest)
@@ -71,6 +60,198 @@ def _find(packed: bytes, digest: bytes) -> int:
     return at
 
 
+class Partitioner:
+    """Divides clusters by the rules given."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._priority = {name: kind.priority for name, kind in rules.kinds.items() if kind.links}
+        self._kinds = rules.kinds
+        self._shared_at = {name: rules.shared_at(name) for name in rules.kinds}
+        self._few = min(self._shared_at.values())  # among so many tokens none is shared
+        self._most = rules.limits.cluster_tokens
+
+    def divide(self, known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str]) -> Partition:
+        """`known`: of the members that have any. `apart`: tokens outside that links may lead to → the rule.
+
+        In members, each token stands once.
+        """
+        if not apart and len(members) <= self._few and self._within_limits(members):
+            whole = self._whole(known, members)
+            if whole is not None:
+                return whole
+        return self._divided(known, members, apart)
+
+    def _within_limits(self, members: Collection[str]) -> bool:
+        if len(members) > self._most:
+            return False
+        count: dict[str, int] = {}
+        for token in members:
+            kind = kind_of(token)
+            count[kind] = count.get(kind, 0) + 1
+        return all(n <= (self._kinds[kind].limit or n) for kind, n in count.items() if kind in self._kinds)
+
+    def _whole(self, known: Mapping[str, Facts], members: Collection[str]) -> Partition | None:
+        """One person, if no rule can bind and its links hold it together: nearly all are."""
+        leader = dict.fromkeys(members, "")
+        seen: dict[str, tuple[int, int]] = {}
+        joined = 1
+        for anchor, facts in known.items():
+            if facts.decisions:
+                return None
+            if facts.births:
+                _note(seen, anchor, facts.first, facts.last // DAY * DAY)
+            for token, time, _, day in self._links(anchor, facts):
+                if token not in leader:
+                    continue  # on its way
+                _note(seen, token, time, day * DAY)
+                one, other = _leader(leader, anchor), _leader(leader, token)
+                if one != other:
+                    leader[one] = other
+                    joined += 1
+        if joined < len(leader):
+            return None
+        tokens = sorted(leader)
+        return Partition([Part(tokens, {t: seen[t] for t in tokens if t in seen}, [])], set())
+
+    def _links(self, anchor: str, facts: Facts) -> Iterator[tuple[str, int, bytes, int]]:
+        """Yield (other token, first time, first event's id, last day) of the links that count."""
+        if kind_of(anchor) not in self._priority:
+            return
+        for prefix, packed in facts.links.items():
+            if kind_of(prefix) in self._priority:
+                for digest, time, event_id, day in LINK.iter_unpack(packed):
+                    yield prefix + digest.hex(), time, event_id, day
+
+    def _divided(self, known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str]) -> Partition:
+        first: dict[str, int] = {}
+        edges, neighbours = self._edges(known, first)
+        shared = {token for token, n in neighbours.items() if n > self._shared_at[kind_of(token)]}
+        people = {token: _Person(token, kind_of(token), first.get(token, 0)) for token in members}
+        refused: list[tuple[Pair, str, int]] = []
+        for strongest, _, time, _, pair in self._ranked(known, edges, people):
+            one, another = people.get(pair[0]), people.get(pair[1])
+            if strongest and (pair[0] in shared or pair[1] in shared):
+                refused.append((pair, "shared", time))
+            elif one is None or another is None:
+                rule = apart.get(pair[0] if one is None else pair[1])
+                if rule is not None:
+                    refused.append((pair, rule, time))
+            elif one is not another:
+                rule = self._obstacle(one, another, limits=strongest > 0)
+                if rule is None:
+                    _join(one, another, people)
+                else:
+                    refused.append((pair, rule, time))
+        return Partition(self._parts(known, people, self._conflicts(refused, shared, people)), shared)
+
+    def _edges(
+        self, known: Mapping[str, Facts], first: dict[str, int]
+    ) -> tuple[dict[Pair, tuple[int, bytes]], dict[str, int]]:
+        """First sightings by pair, and by token how many neighbours of equal or stronger kinds; fills `first`."""
+        edges: dict[Pair, tuple[int, bytes]] = {}
+        neighbours: dict[str, int] = {}
+        for anchor, facts in known.items():
+            if facts.births:
+                first[anchor] = min(first.get(anchor, facts.first), facts.first)
+            for token, time, event_id, _ in self._links(anchor, facts):
+                pair = (anchor, token) if anchor < token else (token, anchor)
+                met = edges.get(pair)
+                if met is None:
+                    strength, other = self._strength(anchor), self._strength(token)
+                    if other >= strength:
+                        neighbours[token] = neighbours.get(token, 0) + 1
+                    if other <= strength:
+                        neighbours[anchor] = neighbours.get(anchor, 0) + 1
+                if met is None or (time, event_id) < met:
+                    edges[pair] = time, event_id
+                if time < first.get(token, time + 1):
+                    first[token] = time
+        return edges, neighbours
+
+    def _ranked(
+        self, known: Mapping[str, Facts], edges: dict[Pair, tuple[int, bytes]], people: Mapping[str, _Person]
+    ) -> list[tuple[int, int, int, bytes, Pair]]:
+        """Operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
+        decisions: dict[Pair, tuple[int, bytes, bool]] = {}
+        for anchor, facts in known.items():
+            for token, decision in facts.decisions.items():
+                if kind_of(anchor) in self._priority and kind_of(token) in self._priority:
+                    pair = (anchor, token) if anchor < token else (token, anchor)
+                    decisions[pair] = max(decisions.get(pair, decision), decision)
+        ranked: list[tuple[int, int, int, bytes, Pair]] = []
+        for pair, (time, event_id, link) in decisions.items():
+            if pair[0] not in people or pair[1] not in people:
+                continue
+            if link:
+                edges.pop(pair, None)
+                ranked.append((0, 0, time, event_id, pair))
+            else:
+                people[pair[0]].barred.add(pair[1])
+                people[pair[1]].barred.add(pair[0])
+        for pair, (time, event_id) in edges.items():
+            a, b = self._strength(pair[0]), self._strength(pair[1])
+            ranked.append((a, b, time, event_id, pair) if a < b else (b, a, time, event_id, pair))
+        ranked.sort()
+        return ranked
+
+    def _strength(self, token: str) -> int:
+        return self._priority[kind_of(token)]
+
+    def _obstacle(self, one: _Person, other: _Person, *, limits: bool) -> str | None:
+        if not one.barred.isdisjoint(other.tokens):
+            return "cut"
+        if not limits:
+            return None
+        if len(one.tokens) + len(other.tokens) > self._most:
+            return "cluster_tokens"
+        broken: list[tuple[int, str]] = []
+        for name, times in one.times.items():
+            theirs = other.times.get(name)
+            kind = self._kinds.get(name)
+            if theirs is None or kind is None or not kind.limit or len(times) + len(theirs) <= kind.limit:
+                continue
+            if not kind.window or _crowded(sorted(times + theirs), kind.limit, kind.window_ms):
+                broken.append((kind.priority, name))
+        return f"limit.{min(broken)[1]}" if broken else None
+
+    def _conflicts(
+        self, refused: list[tuple[Pair, str, int]], shared: set[str], people: Mapping[str, _Person]
+    ) -> dict[int, list[Conflict]]:
+        """By the id of a person: what it shows."""
+        found: dict[int, list[Conflict]] = {}
+        for pair, rule, time in refused:
+            conflict = Conflict(list(pair), rule, time)
+            for token, other in (pair, pair[::-1]):
+                person = people.get(token)
+                if person is None:
+                    continue
+                if rule == "shared" and (token in shared or self._strength(token) > self._strength(other)):
+                    continue  # it says so alone; and who is weaker is not told
+                found.setdefault(id(person), []).append(conflict)
+        for token in shared:
+            if token in people:
+                found.setdefault(id(people[token]), []).append(Conflict([token], "shared"))
+        return found
+
+    def _parts(
+        self, known: Mapping[str, Facts], people: Mapping[str, _Person], conflicts: Mapping[int, list[Conflict]]
+    ) -> list[Part]:
+        seen: dict[str, tuple[int, int]] = {}
+        for anchor, facts in known.items():
+            person = people[anchor]
+            if facts.births:
+                _note(seen, anchor, facts.first, facts.last // DAY * DAY)
+            for token, time, _, day in self._links(anchor, facts):
+                if people.get(token) is person:
+                    _note(seen, token, time, day * DAY)
+        parts = []
+        for person in {id(p): p for p in people.values()}.values():
+            tokens = sorted(person.tokens)
+            mine = sorted(conflicts.get(id(person), ()), key=lambda c: c.tokens)
+            parts.append(Part(tokens, {t: seen[t] for t in tokens if t in seen}, mine))
+        return parts
+
+
 class _Person:
     __slots__ = ("barred", "times", "tokens")
 
@@ -80,92 +261,15 @@ class _Person:
         self.barred: set[str] = set()
 
 
-def partition(
-    known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str], rules: Rules
-) -> Partition:
-    """`known`: of the members that have any. `apart`: tokens outside that links may lead to → the rule that says so."""
-    edges: dict[Pair, tuple[int, bytes]] = {}
-    decisions: dict[Pair, tuple[int, bytes, bool]] = {}
-    first: dict[str, int] = {}
-    neighbours: dict[str, int] = {}
-    for anchor, facts in known.items():
-        if facts.births:
-            first[anchor] = min(first.get(anchor, facts.first), facts.first)
-        strength = _strength(anchor, rules)
-        for token, time, event_id, _ in links(facts, rules, anchor):
-            pair = (anchor, token) if anchor < token else (token, anchor)
-            met = edges.get(pair)
-            if met is None:
-                other = _strength(token, rules)
-                if other >= strength:
-                    neighbours[token] = neighbours.get(token, 0) + 1
-                if other <= strength:
-                    neighbours[anchor] = neighbours.get(anchor, 0) + 1
-            if met is None or (time, event_id) < met:
-                edges[pair] = time, event_id
-            if time < first.get(token, time + 1):
-                first[token] = time
-        for token, decision in facts.decisions.items():
-            if not (rules.links(kind_of(anchor)) and rules.links(kind_of(token))):
-                continue
-            pair = (anchor, token) if anchor < token else (token, anchor)
-            if pair not in decisions or decisions[pair] < decision:
-                decisions[pair] = decision
-    shared = {token for token, n in neighbours.items() if n > rules.shared_at(kind_of(token))}
-    people = {token: _Person(token, kind_of(token), first.get(token, 0)) for token in members}
-    ranked: list[tuple[int, int, int, bytes, Pair]] = []
-    for pair, (time, event_id, link) in decisions.items():
-        if pair[0] in people and pair[1] in people:
-            if link:
-                edges.pop(pair, None)
-                ranked.append((0, 0, time, event_id, pair))
-            else:
-                people[pair[0]].barred.add(pair[1])
-                people[pair[1]].barred.add(pair[0])
-    for pair, (time, event_id) in edges.items():
-        a, b = _strength(pair[0], rules), _strength(pair[1], rules)
-        ranked.append((a, b, time, event_id, pair) if a < b else (b, a, time, event_id, pair))
-    ranked.sort()
-    refused: list[tuple[Pair, str, int]] = []
-    for strongest, _, time, _, pair in ranked:
-        one, another = people.get(pair[0]), people.get(pair[1])
-        if strongest and (pair[0] in shared or pair[1] in shared):
-            refused.append((pair, "shared", time))
-        elif one is None or another is None:
-            rule = apart.get(pair[0] if one is None else pair[1])
-            if rule is not None:
-                refused.append((pair, rule, time))
-        elif one is not another:
-            rule = _obstacle(one, another, rules, limits=strongest > 0)
-            if rule is None:
-                _join(one, another, people)
-            else:
-                refused.append((pair, rule, time))
-    conflicts = _conflicts(refused, shared, people, rules)
-    return Partition(_parts(known, people, conflicts, rules), shared)
+def _note(seen: dict[str, tuple[int, int]], token: str, first: int, day: int) -> None:
+    before = seen.get(token)
+    seen[token] = (first, day) if before is None else (min(first, before[0]), max(day, before[1]))
 
 
-def _strength(token: str, rules: Rules) -> int:
-    kind = rules.kinds.get(kind_of(token))
-    return kind.priority if kind is not None else 0
-
-
-def _obstacle(one: _Person, other: _Person, rules: Rules, *, limits: bool) -> str | None:
-    if not one.barred.isdisjoint(other.tokens):
-        return "cut"
-    if not limits:
-        return None
-    if len(one.tokens) + len(other.tokens) > rules.limits.cluster_tokens:
-        return "cluster_tokens"
-    broken: list[tuple[int, str]] = []
-    for name, times in one.times.items():
-        theirs = other.times.get(name)
-        kind = rules.kinds.get(name)
-        if theirs is None or kind is None or not kind.limit or len(times) + len(theirs) <= kind.limit:
-            continue
-        if not kind.window or _crowded(sorted(times + theirs), kind.limit, kind.window_ms):
-            broken.append((kind.priority, name))
-    return f"limit.{min(broken)[1]}" if broken else None
+def _leader(leader: dict[str, str], token: str) -> str:
+    while above := leader[token]:
+        token = above
+    return token
 
 
 def _crowded(times: list[int], limit: int, span: int) -> bool:
@@ -181,47 +285,3 @@ def _join(one: _Person, other: _Person, people: dict[str, _Person]) -> None:
         one.times[kind] = one.times.get(kind, []) + times
     for token in other.tokens:
         people[token] = one
-
-
-def _conflicts(
-    refused: list[tuple[Pair, str, int]], shared: set[str], people: Mapping[str, _Person], rules: Rules
-) -> dict[int, list[Conflict]]:
-    """By the id of a person: what it shows."""
-    found: dict[int, list[Conflict]] = {}
-    for pair, rule, time in refused:
-        conflict = Conflict(list(pair), rule, time)
-        for token, other in (pair, pair[::-1]):
-            person = people.get(token)
-            if person is None:
-                continue
-            if rule == "shared" and (token in shared or _strength(token, rules) > _strength(other, rules)):
-                continue  # it says so alone; and who is weaker is not told
-            found.setdefault(id(person), []).append(conflict)
-    for token in shared:
-        if token in people:
-            found.setdefault(id(people[token]), []).append(Conflict([token], "shared"))
-    return found
-
-
-def _parts(
-    known: Mapping[str, Facts], people: Mapping[str, _Person], conflicts: Mapping[int, list[Conflict]], rules: Rules
-) -> list[Part]:
-    seen: dict[str, tuple[int, int]] = {}
-
-    def note(token: str, first: int, day: int) -> None:
-        before = seen.get(token)
-        seen[token] = (first, day) if before is None else (min(first, before[0]), max(day, before[1]))
-
-    for anchor, facts in known.items():
-        person = people[anchor]
-        if facts.births:
-            note(anchor, facts.first, facts.last // DAY * DAY)
-        for token, time, _, day in links(facts, rules, anchor):
-            if people.get(token) is person:
-                note(token, time, day * DAY)
-    parts = []
-    for person in {id(p): p for p in people.values()}.values():
-        tokens = sorted(person.tokens)
-        mine = sorted(conflicts.get(id(person), ()), key=lambda c: c.tokens)
-        parts.append(Part(tokens, {t: seen[t] for t in tokens if t in seen}, mine))
-    return parts

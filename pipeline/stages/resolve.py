@@ -58,7 +58,7 @@ from .identity_rows import (
     unpack_members,
 )
 from .link import Rules
-from .partition import DAY, partition
+from .partition import DAY, Partitioner
 
 SHIPPED_BYTES = 256 * 1024
 """Facts in one message at most; a record of Kafka is 1 MiB by default."""
@@ -114,9 +114,9 @@ class Cluster:
         self.apart: dict[str, str] = {}  # tokens that stay outside → the rule that says so
         self.parts: dict[str, Part] | None = None  # by token; None: to be made again
         self.spans: dict[str, Span] = {}  # when `parts` was made
-        self.shared: set[str] = set()
-        self.stale: set[str] | None = set()  # tokens whose parts are to be announced; None: all
-        self.mentioned: set[str] = set()  # tokens whose ids are to be announced as merged
+        self.shared: set[str] | tuple[()] = ()
+        self.stale: dict[str, None] | None = {}  # tokens whose parts are to be announced; None: all
+        self.mentioned: dict[str, None] = {}  # tokens whose ids are to be announced as merged
         self.told: dict[str, Told | None] = {}  # None: to be told again
         self.retell = False  # is there something to be told?
         self.as_rule = as_rule  # what those were told that are not in `told`; None: not known
@@ -127,6 +127,7 @@ class Resolver:
 
     def __init__(self, rules: Rules, tokens: Table, evidence: Table) -> None:
         self._rules = rules
+        self._partitioner = Partitioner(rules)
         self._tokens, self._evidence = tokens, evidence
         self.rows: dict[str, Row] = {}
         self.clusters: dict[str, Cluster] = {}
@@ -260,7 +261,7 @@ class Resolver:
             if version:
                 self._learn(token, cluster, member, version, facts)
             if message.moved:
-                cluster.mentioned.add(member)
+                cluster.mentioned[member] = None
                 cluster.told[member] = None  # it, or one on its way, points elsewhere
         if grown:
             cluster.parts = None
@@ -286,12 +287,12 @@ class Resolver:
         self._evidence.put(evidence_key(root, member), facts)
         self._touched[root] = None
         if cluster.stale is not None:
-            cluster.stale.add(member)
+            cluster.stale[member] = None
         part = cluster.parts.get(member) if cluster.parts is not None else None
         if part is not None:
             part.others = None
         if known is None or len(known.births) != len(new.births) or known.births[-1:] != new.births[-1:]:
-            cluster.mentioned.add(member)
+            cluster.mentioned[member] = None
             if part is not None:
                 part.ident = b""
 
@@ -370,7 +371,7 @@ class Resolver:
                 touched[token] = None
                 stale = self._cluster(token).stale
                 if stale is not None:
-                    stale.add(token)
+                    stale[token] = None
         for root in touched:
             self._announce(root, profiles)
         put = self._tokens.put
@@ -402,14 +403,17 @@ class Resolver:
         if root not in self._announced:
             # The life before may have announced it under another id, and a crash have taken that back here.
             self._announced.add(root)
-            cluster.mentioned.update(known)
-            cluster.mentioned.add(root)
+            cluster.mentioned.update(dict.fromkeys(known))
+            cluster.mentioned[root] = None
         if root in self.reborn:
             parts[root].ident = b""
-            cluster.mentioned.add(root)
-        spoken = parts.values() if stale is None else [parts[token] for token in stale]
+            cluster.mentioned[root] = None
+        if stale is not None and len(stale) == 1:
+            spoken = [parts[token] for token in stale]
+        else:
+            spoken = list({id(parts[t]): parts[t] for t in (parts if stale is None else stale)}.values())
         said: list[tuple[Part, Facts]] = []
-        for part in {id(part): part for part in spoken}.values():
+        for part in spoken:
             facts = self._facts(part, own if part.has_root else None, cluster)
             if facts is None:
                 continue
@@ -428,19 +432,19 @@ class Resolver:
             ident = part.ident
             headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
             profiles.append(Out(ident.hex().encode(), profile(ident, part.said, facts), now, headers))
-        cluster.stale = set()
+        cluster.stale = {}
 
     def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:
         known = dict(cluster.facts)
         if row.facts is not None:
             known[root] = row.facts
-        found = partition(known, (root, *cluster.members), cluster.apart, self._rules)
+        found = self._partitioner.divide(known, {root, *cluster.members}, cluster.apart)
         parts: dict[str, Part] = {}
         most = self._rules.bounds.conflicts
         for tokens, seen, conflicts in found.parts:
-            part = Part(tokens, root in seen or root in tokens, said(tokens, seen, conflicts, most))
+            part = Part(tokens, root in tokens, said(tokens, seen, conflicts, most))
             parts.update(dict.fromkeys(tokens, part))
-        cluster.parts, cluster.shared = parts, found.shared
+        cluster.parts, cluster.shared = parts, found.shared or ()
         cluster.spans = {token: _span(facts) for token, facts in known.items()}
         return parts
 
@@ -448,6 +452,9 @@ class Resolver:
         """Tell each member's owner what it does not know; return, by new id, the profile that it was part of."""
         room = FULL if len(parts) >= self._rules.limits.component_tokens else 0
         told, shared, as_rule = cluster.told, cluster.shared, cluster.as_rule
+        own = parts[root]
+        if not told and not shared and as_rule == (own.ident, room) and len(own.tokens) == len(parts):
+            return {}  # one person still, and everybody knows
         live = {part.ident for part in parts.values()}
         came_from: dict[bytes, bytes] = {}
         for token, part in parts.items():
@@ -459,7 +466,7 @@ class Resolver:
             if before is not None and before[0] not in (ident, b"") and before[0] in live and ident:
                 came_from[ident] = before[0]
             if before is None or before[0] != ident:
-                cluster.mentioned.add(token)
+                cluster.mentioned[token] = None
             if token == root:
                 row.profile, row.state = ident, row.state | now[1]
                 self._changed[root] = row
