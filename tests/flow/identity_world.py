@@ -105,9 +105,11 @@ class World:
 
     # -- topics --
 
-    def append(self, topic: str, key: bytes, value: bytes | None, timestamp: int) -> None:
+    def append(
+        self, topic: str, key: bytes, value: bytes | None, timestamp: int, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         log = self.topics[topic][partition_of(key, self.partitions)]
-        log.append(RawRecord(len(log), timestamp, key, value))
+        log.append(RawRecord(len(log), timestamp, key, value, tuple(headers)))
 
     def publish(self, event: ProtectedEvent) -> None:
         self.append(Topic.PROTECTED, event.anchor.encode(), msgspec.json.encode(event), event.received_at)
@@ -180,7 +182,7 @@ class World:
             return
         for topic, outs in phase.items():
             for out in outs:
-                self.append(topic, out.key, out.value, out.timestamp)
+                self.append(topic, out.key, out.value, out.timestamp, out.headers)
 
     def _write_part(
         self,
@@ -195,7 +197,7 @@ class World:
             return
         for topic, outs in phase.items():
             for out in outs[: cut(len(outs))]:
-                self.append(topic, out.key, out.value, out.timestamp)
+                self.append(topic, out.key, out.value, out.timestamp, out.headers)
 
     def settle(self, batch: int = 1_000_000) -> None:
         """Go on without crashes until nothing waits and nothing changes."""
