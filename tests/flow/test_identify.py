@@ -75,7 +75,7 @@ def events(rng: random.Random, count: int, people: int = 4, decided: float = 0.1
             tokens = {f"at.{n}": token(kinds[0], n) for n in rng.sample(range(people), 2)}  # an alias
         raw = rng.randrange(3)
         offsets[raw] += rng.choice((1, 1, 1, 4))
-        received = START + rng.choice((0, 0, 0, DAY // 2, DAY, 5 * DAY)) + rng.randrange(2_000)
+        received = START + rng.choice((0, 0, 0, DAY // 2, DAY, 5 * DAY)) + rng.choice((7, rng.randrange(2_000)))
         origin = Origin("events.raw", rng.choice(("", "second")), raw, offsets[raw])
         made.append(
             ProtectedEvent(
@@ -84,7 +84,7 @@ def events(rng: random.Random, count: int, people: int = 4, decided: float = 0.1
                 rng.choice(("shop", "app", "desk")),
                 "track/1",
                 type_,
-                received - rng.randrange(500),
+                received - rng.choice((0, rng.randrange(500))),
                 received,
                 f"m-{raw}-{offsets[raw]}",
                 min(tokens.values(), key=token_rank),

@@ -165,6 +165,13 @@ def test_clocks_of_1970_and_2100_and_aliases_in_a_circle_and_to_itself() -> None
     assert with_token(world, USERS[0])["first_seen"] == -1
 
 
+def test_an_identifier_was_last_seen_on_the_latest_day_whatever_arrived_last() -> None:
+    days = (5, 3, 5)
+    made = [of(i, USERS[0], *[DEVICES[0]] * (i > 0), time=START + day * DAY) for i, day in enumerate(days)]
+    world = ran(made, 1)
+    assert world.profiles() == expected(made)
+
+
 def test_an_identifier_in_very_many_events_takes_no_more_room() -> None:
     made = [of(i, USERS[0], DEVICES[0]) for i in range(2_000)]
     world = ran(made, 2)
