@@ -8,8 +8,10 @@ An event is folded into its anchor token's row (`fold`), and the unions that it 
 (`link`). Once a checkpoint `resolve` announces the profiles that changed. Durable in the order outputs, messages,
 state: a crash in between repeats outputs and messages, which changes nothing, and never loses one.
 
-Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `undecodable` (a record that is not
-from the protect leg; skipped), `profile`, `message`. Cost by stage: `flow.identify_costs`.
+Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `repeated` (a message that was sent
+twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
+a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
+`profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from collections.abc import Collection
 from ..events import Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
-from ..stages.fold import BEFORE, BORN, event_decoder, fold, trait_reader
+from ..stages.content import content_reader, event_decoder
+from ..stages.fold import ADDED, BEFORE, BORN, REPEATED, REPEATED_BORN, fold
 from ..stages.identity_rows import (
     Assigned,
     Evidence,
@@ -74,12 +77,13 @@ class IdentifyPartition:
     def __init__(self, leg: IdentifyLeg, tokens: Table, evidence: Table) -> None:
         self._leg = leg
         self._rules = leg.rules
-        self._decode = event_decoder(leg.rules.traits)
-        self._traits = trait_reader(leg.rules.traits)
+        self._decode = event_decoder(leg.rules)
+        self._content = content_reader(leg.rules)
         self._resolver = Resolver(leg.rules, tokens, evidence)
         self._streams: dict[tuple[str, str], str] = {}
         self._resolved: list[Out] = []
-        self._duplicates = 0
+        self._duplicates = self._repeated = 0
+        self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
 
     def on_batch(self, batch: SourceBatch) -> None:
@@ -101,11 +105,15 @@ class IdentifyPartition:
         counts = {
             ("resolved", ""): len(resolved),
             ("duplicate", ""): self._duplicates,
+            ("repeated", ""): self._repeated,
+            ("ignored", "consent"): self._ignored_consents,
+            ("ignored", "computed"): self._ignored_values,
             ("undecodable", ""): self._undecodable,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
         }
-        self._duplicates = self._undecodable = 0
+        self._duplicates = self._repeated = self._undecodable = 0
+        self._ignored_consents = self._ignored_values = 0
         self._resolver.trim(self._leg.cached())
         return Effects(
             (
@@ -120,8 +128,8 @@ class IdentifyPartition:
 
     def _events(self, batch: SourceBatch) -> None:
         # A hot loop: 6 µs an event of a known token (flow.identify_costs measures it by part).
-        decode, read_traits, streams = self._decode, self._traits, self._streams
-        resolver, bounds = self._resolver, self._rules.bounds
+        decode, content_of, streams = self._decode, self._content, self._streams
+        resolver, rules = self._resolver, self._rules
         rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
         resolved = self._resolved.append
         for record in batch.records:
@@ -142,14 +150,20 @@ class IdentifyPartition:
             where = streams.get((origin.topic, origin.incarnation))
             if where is None:
                 where = self._stream(origin.topic, origin.incarnation)
-            clear = event.clear
-            done = fold(row, event, where, None if clear is None else read_traits(clear), bounds)
+            content = content_of(event)
+            done = fold(row, event, where, content, rules)
             if done is BEFORE:
                 self._duplicates += 1
             else:
                 folded[anchor] = row
-                if done is BORN:
-                    reborn.add(anchor)
+                if done is not ADDED:
+                    if done is BORN or done is REPEATED_BORN:
+                        reborn.add(anchor)
+                    if done is REPEATED or done is REPEATED_BORN:
+                        self._repeated += 1
+                if content is not None and content.ignored:
+                    self._ignored_consents += content.ignored[0]
+                    self._ignored_values += content.ignored[1]
             known = row.edges.hex()
             for token in event.tokens.values():
                 if token != anchor and token[-32:] not in known:

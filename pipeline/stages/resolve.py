@@ -296,7 +296,7 @@ class Resolver:
             cluster.mentioned.add(root)
         if cluster.mentioned:
             self._renounce(root, row, cluster, profiles)
-        profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, facts), now))
+        profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, facts, self._rules), now))
         if cluster.untold:
             for member in sorted(cluster.untold):
                 self._send(member, Assigned(root, ident))

@@ -16,7 +16,7 @@ import msgspec
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..events import Origin, Topic
-from ..stages.fold import Event
+from ..stages.content import Event
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
 from ..stages.recompute import recompute
