@@ -1,8 +1,9 @@
 """Old and new workers side by side: what one version has written, the other one reads.
 
 `vectors/records.json` holds every internal record as version 1 writes it (msgpack and the key record as hex, the
-messages of `watch` as JSON), and the *full* ones with the fields that were appended since. They must read back to the same values for as long as there are installations with them.
-A field may be added at the end, with a default; a type may not change, nor the order, nor may a field go.
+messages of `watch` as JSON), and the *full* ones with the fields that were appended since. They must read back to the
+same values for as long as there are installations with them. A field may be added at the end, with a default; a type
+may not change, nor the order, nor may a field go.
 
 Mutations seen red: two fields of a record swapped; a field taken away, or without its default; a field in the middle; a
 trait's tuple made longer; a key record with another format byte; `forbid_unknown_fields` on a message, on a row, on

@@ -69,7 +69,15 @@ def profile(ident: bytes, tokens: msgspec.Raw, facts: Facts, rules: Rules) -> by
 
 def _provenance(facts: Facts) -> dict[str, Provenance]:
     writers, traits = facts.writers, facts.traits
-    return {name: Provenance(*writers[i], traits[name][0]) for name, i in facts.wrote.items()}
+    found: dict[str, Provenance] = {}
+    writer, time, made = -1, 0, None  # mostly one event has written several
+    for name, i in facts.wrote.items():
+        at = traits[name][0]
+        if made is None or i != writer or at != time:
+            source, schema = writers[i]
+            writer, time, made = i, at, Provenance(source, schema, at)
+        found[name] = made
+    return found
 
 
 def _consent(made: _Encoded, consents: dict[str, Consented], rules: Rules) -> None:

@@ -15,12 +15,12 @@ which every replay reads in the same order.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 from enum import IntEnum
+from hashlib import blake2b
 from typing import Any
 
 from .calculate import DAY, add, forget_others, keep_extremes, notice, take_back
@@ -46,6 +46,7 @@ MAX_BIRTHS = 64
 
 GROUP = "group_id."
 """What the tokens of groups begin with."""
+_GROUP_END = "group_id/"  # the next character
 
 _DIGEST = 8
 _SPAN = 1 << 32
@@ -87,20 +88,27 @@ def fold(row: Row, event: Event, stream: str, content: Content | None, rules: Ru
     window = 8 * rules.duplicates.window
     repeated = False
     digest = b""
-    if window and event.message_id:
-        digest = _digest(event.source, event.message_id, name)
-        if digest in row.recent and _is_recent(row.recent, digest):
+    message_id = event.message_id
+    if window and message_id:
+        recent = row.recent
+        framed = f"{event.source}\n{len(message_id)} {message_id}{name}"  # no source has a line break
+        digest = blake2b(framed.encode(), digest_size=_DIGEST).digest()
+        if digest in recent and _is_recent(recent, digest):
             repeated = True
+        elif len(recent) < window:
+            row.recent = recent + digest
         else:
-            _remember(row, digest, window)
+            _remember(row, recent + digest, window)
     if not repeated:
         events = facts.events
         if name in events:
             events[name] += 1
         else:
             count(events, cut(name), 1, bounds.event_names)
-    if len(event.tokens) > 1:
-        _visit_groups(facts.groups, event, bounds.groups)
+    anchor = event.anchor
+    for token in event.tokens.values():
+        if GROUP < token < _GROUP_END and token != anchor:
+            _visit_group(facts.groups, token, time, bounds.groups)
     if content is not None:
         at = (time, index, origin.partition, origin.offset)
         if content.traits:
@@ -207,11 +215,6 @@ def _bytes(offsets: array[int]) -> bytes:
 # -- messages that were sent twice --------------------------------------------------------------------------------
 
 
-def _digest(source: str, message_id: str, name: str) -> bytes:
-    framed = f"{len(source)} {len(message_id)} {source}{message_id}{name}"
-    return hashlib.blake2b(framed.encode(), digest_size=_DIGEST).digest()
-
-
 def _is_recent(recent: bytes, digest: bytes) -> bool:
     at = recent.find(digest)
     while at >= 0 and at % _DIGEST:  # across two of them
@@ -219,15 +222,13 @@ def _is_recent(recent: bytes, digest: bytes) -> bool:
     return at >= 0
 
 
-def _remember(row: Row, digest: bytes, window: int) -> None:
-    recent = row.recent + digest
+def _remember(row: Row, recent: bytes, window: int) -> None:
+    """Keep the last `window` bytes of `recent`, which has more."""
     beyond = len(recent) - window
-    if beyond > 0:
-        if row.counted:
-            for at in range(0, beyond, _DIGEST):
-                row.counted.pop(recent[at : at + _DIGEST], None)
-        recent = recent[beyond:]
-    row.recent = recent
+    if row.counted:
+        for at in range(0, beyond, _DIGEST):
+            row.counted.pop(recent[at : at + _DIGEST], None)
+    row.recent = recent[beyond:]
 
 
 def _compute(
@@ -291,32 +292,34 @@ def _bounded_insort(names: list[str], name: str, bound: int) -> None:
 def _write_traits(
     facts: Facts, traits: Mapping[str, bytes], at: tuple[int, int, int, int], event: Event, bound: int
 ) -> None:
-    known, streams = facts.traits, facts.streams
-    writer = -1
+    known, streams, time = facts.traits, facts.streams, at[0]
+    writer = _writer(facts, cut(event.source), event.schema)
+    wrote = facts.wrote
     for name, value in traits.items():
         before = known.get(name)
-        if before is not None and at[0] <= before[0] and not (at[0] == before[0] and _later(streams, at, before)):
-            continue
-        if writer < 0:
-            writer = _writer(facts, (cut(event.source), event.schema))
-        known[name] = (*at, value)
-        facts.wrote[name] = writer
-        if before is None and len(known) > bound:
-            last = max(known)
-            del known[last]
-            facts.wrote.pop(last, None)
+        if before is None:
+            known[name] = (*at, value)
+            wrote[name] = writer
+            if len(known) > bound:
+                last = max(known)
+                del known[last]
+                wrote.pop(last, None)
+        elif time > before[0] or (time == before[0] and _later(streams, at, before)):
+            known[name] = (*at, value)
+            wrote[name] = writer
 
 
-def _writer(facts: Facts, writer: tuple[str, str]) -> int:
-    """Its place in `facts.writers`, from which those whose traits were all written anew go when there are many."""
+def _writer(facts: Facts, source: str, schema: str) -> int:
+    """The place of a writer in `facts.writers`, from which those whose traits were all written anew go at times."""
     writers = facts.writers
-    if writer in writers:
-        return writers.index(writer)
+    for i, known in enumerate(writers):
+        if known[0] == source and known[1] == schema:
+            return i
     if len(writers) >= 8 + 2 * len(facts.wrote):
         used = sorted(set(facts.wrote.values()))
         facts.writers = writers = [writers[i] for i in used]
         facts.wrote = {name: used.index(i) for name, i in facts.wrote.items()}
-    writers.append(writer)
+    writers.append((source, schema))
     return len(writers) - 1
 
 
@@ -332,12 +335,11 @@ def _write_consents(
                 del known[max(known)]
 
 
-def _visit_groups(groups: dict[str, Visits], event: Event, bound: int) -> None:
-    for token in event.tokens.values():
-        if token.startswith(GROUP) and token != event.anchor and well_formed(token):
-            groups[token] = joined(groups.get(token), (event.time, event.time - event.time % DAY))
-            if len(groups) > bound:
-                del groups[max(groups)]
+def _visit_group(groups: dict[str, Visits], token: str, time: int, bound: int) -> None:
+    if well_formed(token):
+        groups[token] = joined(groups.get(token), (time, time - time % DAY))
+        if len(groups) > bound:
+            del groups[max(groups)]
 
 
 def joined(a: Visits | None, b: Visits) -> Visits:

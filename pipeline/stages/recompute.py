@@ -125,17 +125,26 @@ def _profile(component: tuple[set[str], list[ProtectedEvent]], rules: Rules) -> 
 
 
 def _once(events: Iterable[ProtectedEvent], window: int) -> list[ProtectedEvent]:
-    """Without those that repeat one of the last `window` different messages of their anchor, by record time."""
+    """Without those that repeat one of their anchor."""
     kept: list[ProtectedEvent] = []
-    recent: dict[str, deque[tuple[str, str, str]]] = {}
+    by_anchor: dict[str, list[ProtectedEvent]] = {}
     for event in sorted(events, key=lambda e: (e.received_at, e.origin)):
-        message = event.source, event.message_id, event.event or event.type
-        last = recent.setdefault(event.anchor, deque(maxlen=window))
-        if event.message_id == "" or message not in last:
-            kept.append(event)
-            if event.message_id:
-                last.append(message)
+        by_anchor.setdefault(event.anchor, []).append(event)
+    for of_anchor in by_anchor.values():
+        messages = [(e.source, e.message_id, e.event or e.type) for e in of_anchor]
+        kept += [e for e, again in zip(of_anchor, repeated(messages, window), strict=True) if not again]
     return kept
+
+
+def repeated(messages: Iterable[tuple[str, str, str]], window: int) -> Iterator[bool]:
+    """Yield for each (source, message id, name) of an anchor's events, in the order of (received_at, origin), whether
+    it is one of the last `window` different ones again."""
+    recent: deque[tuple[str, str, str]] = deque(maxlen=window)
+    for message in messages:
+        again = message in recent
+        yield again
+        if not again and message[1]:
+            recent.append(message)
 
 
 def _counted(events: Iterable[ProtectedEvent], bound: int) -> dict[str, int]:

@@ -19,7 +19,7 @@ from ..events import Origin, Topic
 from ..stages.content import Event
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
-from ..stages.recompute import recompute
+from ..stages.recompute import recompute, repeated
 from . import records
 from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
@@ -185,6 +185,7 @@ class _Run:
 
     def _bucket(self, bucket: Iterable[tuple[Kind, Found]], profiles: Profiles) -> None:
         events: dict[Origin, tuple[bytes, str, int]] = {}
+        messages: dict[Origin, tuple[str, str, str]] = {}
         rows: dict[Kind, list[Found]] = {Kind.TOKEN: [], Kind.EVIDENCE: []}
         for kind, found in bucket:
             if kind != Kind.EVENT:
@@ -193,16 +194,23 @@ class _Run:
             value = found.value or b""
             event = _event.decode(value)
             o = event.origin
-            events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event.anchor, event.received_at
+            origin = Origin(o.topic, o.incarnation, o.partition, o.offset)
+            events[origin] = value, event.anchor, event.received_at
+            messages[origin] = event.source, event.message_id, event.event or event.type
         anchored: dict[str, list[Origin]] = defaultdict(list)
         for origin, (_, anchor, _) in events.items():
             anchored[anchor].append(origin)
+        repeats: dict[str, int] = {}
+        for anchor, origins in anchored.items():
+            origins.sort(key=lambda o: (events[o][2], o))
+            repeats[anchor] = sum(repeated([messages[o] for o in origins], self._rules.duplicates.window))
         tables = Tables(
             self._logs[TOKENS],
             self._logs[EVIDENCE],
             len(self._logs[Topic.PROTECTED].bounds),
             rows[Kind.TOKEN],
             rows[Kind.EVIDENCE],
+            repeats,
             self._findings,
         )
         for profile in recompute((value for value, _, _ in events.values()), self._rules):

@@ -53,15 +53,23 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Tables:
-    """The rows of one bucket. `count`: partitions of the topics."""
+    """The rows of one bucket. `count`: partitions of the topics. `repeats`: token → how many events are not counted."""
 
     def __init__(
-        self, tokens: Log, evidence: Log, count: int, rows: Iterable[Found], parts: Iterable[Found], findings: Findings
+        self,
+        tokens: Log,
+        evidence: Log,
+        count: int,
+        rows: Iterable[Found],
+        parts: Iterable[Found],
+        repeats: Mapping[str, int],
+        findings: Findings,
     ) -> None:
         self._logs = tokens, evidence
         self._count = count
         self._rows = last_values(rows)
         self._parts = last_values(parts)
+        self._repeats = repeats
         self._known: set[bytes] = set()
         self._findings = findings
 
@@ -82,7 +90,7 @@ class Tables:
             if row is None:
                 continue
             rows[token] = row
-            wrong = _wrong(row, origins, cluster.oldest)
+            wrong = _wrong(row, origins, self._repeats.get(token, 0), cluster.oldest)
             for origin in wrong:
                 self._findings.add(Check.TABLES, _COUNTED, origin)
             if not wrong:
@@ -160,7 +168,7 @@ def _ends(parents: Mapping[str, bytes]) -> dict[str, str]:
     return ends
 
 
-def _wrong(row: Row, origins: list[Origin], oldest: Origin) -> list[Origin]:
+def _wrong(row: Row, origins: list[Origin], repeats: int, oldest: Origin) -> list[Origin]:
     """The origins that a row lacks or has too much; of one that has them all but counts otherwise, its first."""
     facts = row.facts
     if facts is None:
@@ -169,7 +177,7 @@ def _wrong(row: Row, origins: list[Origin], oldest: Origin) -> list[Origin]:
     for origin in origins:
         by_way[origin.topic, origin.incarnation, origin.partition].append(origin)
     has = set()
-    good = facts.version == len(origins) == sum(facts.events.values())
+    good = facts.version == len(origins) == sum(facts.events.values()) + repeats
     for at, seen in row.seen.items():
         index, partition = at >> 32, at & 0xFFFFFFFF
         topic, _, incarnation = (facts.streams[index] if index < len(facts.streams) else "").partition("\0")

@@ -222,7 +222,7 @@ def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
     def of(offset: int, *tokens: str) -> ProtectedEvent:
         origin = Origin("events.raw", "", 0, offset)
         return ProtectedEvent(
-            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, "m", tokens[0], None,
+            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, f"m-{offset}", tokens[0], None,
             {f"t{i}": t for i, t in enumerate(tokens)},
         )  # fmt: skip
 
