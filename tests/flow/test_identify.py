@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,6 +30,7 @@ from pipeline.stages.recompute import recompute
 from .identity_world import RULES, MemoryTable, World
 
 START = 1_790_000_000_000
+DAY = 86_400_000
 SEEDS = st.integers(0, 2**32)
 
 
@@ -37,32 +39,56 @@ def token(kind: str, number: int) -> str:
 
 
 def events(rng: random.Random, count: int, people: int = 4) -> list[ProtectedEvent]:
-    """Events of a few people who share devices, addresses and telephones, in the order of their raw partitions."""
+    """Events of a few people who share devices, addresses and telephones, in the order of their raw partitions.
+
+    One in five is a message that was sent before, mostly as it was.
+    """
     offsets = [0, 0, 0]
-    made = []
+    made: list[ProtectedEvent] = []
     for _ in range(count):
-        kinds = rng.sample(list(KINDS), rng.choice((1, 1, 2, 2, 3)))
-        tokens = {f"at.{kind}": token(kind, rng.randrange(people)) for kind in kinds}
         raw = rng.randrange(3)
         offsets[raw] += rng.choice((1, 1, 1, 4))
         received = START + rng.randrange(2_000)
         origin = Origin("events.raw", rng.choice(("", "second")), raw, offsets[raw])
+        if made and rng.random() < 0.2:
+            copy = rng.choice(made)
+            changed: dict[str, Any] = {"event_id": event_id(origin).hex(), "origin": origin, "received_at": received}
+            if rng.random() < 0.3:
+                changed["time"] = received - rng.randrange(4 * DAY)
+                changed["clear"] = clear(rng)
+            made.append(msgspec.structs.replace(copy, **changed))
+            continue
+        kinds = rng.sample(list(KINDS), rng.choice((1, 1, 2, 2, 3)))
+        tokens = {f"at.{kind}": token(kind, rng.randrange(people)) for kind in kinds}
         made.append(
             ProtectedEvent(
                 event_id(origin).hex(),
                 origin,
                 rng.choice(("shop", "app", "desk")),
-                "track/1",
+                rng.choice(("track/1", "track/2")),
                 "track",
-                received - rng.randrange(500),
+                received - rng.randrange(rng.choice((500, 4 * DAY))),
                 received,
                 f"m-{raw}-{offsets[raw]}",
                 next(tokens[f"at.{kind}"] for kind in KINDS if kind in kinds),
                 rng.choice(("Viewed", "Bought", None)),
                 tokens,
-                {"traits": {rng.choice(("plan", "tier")): rng.choice(("free", "pro", 7, None))}},
+                clear(rng),
             )
         )
+    return made
+
+
+def clear(rng: random.Random) -> dict[str, Any]:
+    made: dict[str, Any] = {"traits": {rng.choice(("plan", "tier")): rng.choice(("free", "pro", 7, None))}}
+    if rng.random() < 0.6:
+        made["properties"] = {
+            "total": rng.choice((1, 0.1, 0.2, 19.99, -3, 1e14, "5", True, None)),
+            "item": rng.choice(("pen", "ink", 7, None, "x" * 300)),
+        }
+    if rng.random() < 0.2:
+        said = {rng.choice(("Ads", "Mail", "Sharing", "Other", "not plain")): rng.choice((True, False, False, "no"))}
+        made["context"] = {"locale": "de", "consent": {"categoryPreferences": said}}
     return made
 
 
@@ -222,8 +248,8 @@ def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
     def of(offset: int, *tokens: str) -> ProtectedEvent:
         origin = Origin("events.raw", "", 0, offset)
         return ProtectedEvent(
-            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, f"m-{offset}", tokens[0], None,
-            {f"t{i}": t for i, t in enumerate(tokens)},
+            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, f"m-{offset}", tokens[0],
+            None, {f"t{i}": t for i, t in enumerate(tokens)},
         )  # fmt: skip
 
     world = World(3)
