@@ -16,8 +16,9 @@ import msgspec
 
 from ..outcomes import UNDECODABLE
 from .computed import MAX_VALUE, Computed, Op, by_event
-from .link import PURPOSE, Rules
+from .link import Rules
 from .registry import plain_name
+from .schema import PLAIN_KEY
 
 MAX_NAME = 120
 """Characters of an event name or trait name; a longer one ends in `~` and 8 hex of its SHA-256."""
@@ -196,7 +197,9 @@ def _consents(consent: Any, most: int) -> tuple[dict[str, bool], int]:
     given = consent.get("categoryPreferences") if isinstance(consent, dict) else None
     if not isinstance(given, dict):
         return {}, 0
-    found = {name: state for name, state in given.items() if state is True or state is False if PURPOSE.fullmatch(name)}
+    found = {
+        name: state for name, state in given.items() if state is True or state is False if PLAIN_KEY.fullmatch(name)
+    }
     ignored = len(given) - len(found)
     if len(found) > most:
         found = {name: found[name] for name in sorted(found)[:most]}

@@ -15,9 +15,9 @@ import msgspec
 
 from ..errors import Misuse
 from .computed import Computed, load_computed
+from .schema import PLAIN_KEY
 
-PURPOSE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-PURPOSE_RULE = "up to 64 letters, digits, `_` and `-`, a letter first"
+_PURPOSE_RULE = "up to 64 letters, digits, `_` and `-`, a letter first"
 MAX_WINDOW = 4096
 """Of `Duplicates`: 32 KiB in each row."""
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -139,5 +139,5 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
             f"identity rules: duplicates.window: must be 0 (none) to {MAX_WINDOW}, got {rules.duplicates.window}"
         )
     for purpose in rules.consent.withhold:
-        if not PURPOSE.fullmatch(purpose):
-            raise Misuse(f"identity rules: consent.withhold.{purpose}: a purpose is {PURPOSE_RULE}")
+        if not PLAIN_KEY.fullmatch(purpose):
+            raise Misuse(f"identity rules: consent.withhold.{purpose}: a purpose is {_PURPOSE_RULE}")

@@ -21,8 +21,9 @@ import msgspec
 from ..errors import Misuse
 from ..events import Consent, Membership, Origin, Profile, ProtectedEvent, Provenance, event_id, frame
 from .computed import Computed
-from .link import PURPOSE, Rules
+from .link import Rules
 from .registry import plain_name
+from .schema import PLAIN_KEY
 
 _SORTED = msgspec.json.Encoder(order="sorted")
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -182,7 +183,7 @@ def _consents(events: Iterable[ProtectedEvent], rules: Rules) -> dict[str, Conse
     for event in sorted(events, key=lambda e: (e.time, e.origin)):
         preferences = _at(event.clear, ["context", "consent", "categoryPreferences"])
         for purpose, granted in preferences.items() if isinstance(preferences, dict) else ():
-            if isinstance(granted, bool) and PURPOSE.fullmatch(purpose):
+            if isinstance(granted, bool) and PLAIN_KEY.fullmatch(purpose):
                 said[purpose] = Consent("granted" if granted else "denied", event.time, _short(event.source))
     return {purpose: said[purpose] for purpose in sorted(said)[: rules.bounds.consents]}
 
