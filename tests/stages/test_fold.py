@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import permutations
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.events import Origin, ProtectedEvent, event_id
@@ -242,6 +243,7 @@ def oracle(events: Iterable[ProtectedEvent], rules: Rules) -> bytes:
 
 
 @pytest.mark.parametrize("rules", [WHOLE_CONTEXT, LAZY_CONTEXT, NO_WINDOW], ids=["whole", "lazy", "no window"])
+@settings(max_examples=60)
 @given(
     events=st.lists(protected(), min_size=1, max_size=12, unique_by=lambda e: e.origin),
     rng=st.randoms(use_true_random=False),
@@ -320,6 +322,15 @@ def test_a_message_counts_once_and_of_its_copies_the_first_by_record_time() -> N
     ]
 
 
+def test_a_value_that_only_a_repeated_event_has_takes_its_place_among_the_bounded_ones() -> None:
+    def item(number: int, value: str, **changed: Any) -> ProtectedEvent:
+        return made(number, {"properties": {"item": value}}, **changed)
+
+    events = [item(1, "b"), item(2, "a", message_id="m1"), item(3, "c"), item(4, "c")]
+    for order in permutations(events):
+        assert shown(order)["computed"]["usual_item"] == "b"  # of "a", "b" and "c" two are kept
+
+
 @given(st.lists(st.integers(0, 6), max_size=30), st.integers(0, 4))
 def test_the_window_holds_the_last_different_messages(messages: list[int], window: int) -> None:
     rules = msgspec.structs.replace(LAZY_CONTEXT, duplicates=Duplicates(window))
@@ -377,6 +388,19 @@ def test_withholding_holds_for_every_token_of_the_profile() -> None:
     denied = made(1, {"context": {"consent": {"categoryPreferences": {"Mail": False}}}}, anchor=ANCHORS[1])
     denied = msgspec.structs.replace(denied, tokens={"a": ANCHORS[1], "d": DEVICE})
     assert "traits" not in shown([denied, made(2, {"traits": {"plan": "pro"}})])
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_of_a_purpose_the_latest_event_counts_not_the_last_to_arrive(
+    given_: list[tuple[int, bool]], rng: random.Random
+) -> None:
+    events = [
+        made(i, {"context": {"consent": {"categoryPreferences": {"Zeal": granted}}}}, time=START + time)
+        for i, (time, granted) in enumerate(given_)
+    ]
+    _, last = max(enumerate(given_), key=lambda e: (e[1][0], e[0]))
+    rng.shuffle(events)
+    assert shown(events)["consents"]["Zeal"]["state"] == ("granted" if last[1] else "denied")
 
 
 def test_groups_are_shown_with_the_time_of_the_first_event_and_the_day_of_the_last() -> None:
