@@ -1,8 +1,9 @@
 """Old and new workers side by side: what one version has written, the other one reads.
 
 `vectors/records.json` holds every internal record as version 1 writes it (msgpack and the key record as hex, the
-messages of `watch` as JSON). They must read back to the same values for as long as there are installations with them.
-A field may be added at the end, with a default; a type may not change, nor the order, nor may a field go.
+messages of `watch` as JSON), and the *full* ones with the fields that were appended since. They must read back to the
+same values for as long as there are installations with them. A field may be added at the end, with a default; a type
+may not change, nor the order, nor may a field go.
 
 Mutations seen red: two fields of a record swapped; a field taken away, or without its default; a field in the middle; a
 trait's tuple made longer; a key record with another format byte; `forbid_unknown_fields` on a message, on a row, on
@@ -27,8 +28,8 @@ from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
-from pipeline.stages.fold import event_decoder
-from pipeline.stages.identity_rows import Apart, Assigned, Evidence, Facts, Join, Row, Seen, Union
+from pipeline.stages.content import event_decoder
+from pipeline.stages.identity_rows import Apart, Assigned, Calculated, Evidence, Facts, Join, Row, Seen, Union
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.measure import Measure
 from pipeline.stages.partition import LINK
@@ -67,6 +68,26 @@ LINKED = msgspec.structs.replace(
     day=20_717,
     latest=1_790_000_000_500,
     state=identity_rows.SHARED | identity_rows.SPLIT,
+)
+FULL_FACTS = msgspec.structs.replace(
+    FACTS,
+    writers=[("shop", "identify/1"), ("web", "identify/2")],
+    wrote={"plan": 1},
+    consents={"Advertising": (1_790_000_000_500, 0, 3, 42, False, "shop")},
+    groups={"group_id.1." + "0c" * 16: (1_789_999_999_000, 1_789_948_800_000)},
+    computed=Calculated(
+        counts={"orders~00000000": {20_717: 2}},
+        sums={"revenue~00000000": {20_717: (2, b"\0\x80\xff")}},
+        firsts={"first~00000000": {0: (1_789_999_999_000, 1, 0, 7, b'"EUR"')}},
+        lasts={"last~00000000": (1_790_000_000_500, 0, 3, 42, b"7")},
+        tallies={"most~00000000": {b'"EUR"': {20_717: 2}, b'"CHF"': {}}},
+    ),
+)
+FULL_ROW = msgspec.structs.replace(
+    ROW,
+    facts=FULL_FACTS,
+    recent=bytes(range(16)),
+    counted={bytes(range(8)): (1_790_000_000_500, 0, 3, 42, [("orders~00000000", 20_717, b"")])},
 )
 ALERT = Alert(
     dedup_key="rate:source=shop",
@@ -108,6 +129,8 @@ MSGPACK: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "identity/assigned": (Assigned(USER, bytes(range(16))), identity_rows.message_decoder.decode),
     "identify/tokens": (ROW, identity_rows.decode_row),
     "identify/evidence": (FACTS, identity_rows.decode_facts),
+    "identify/tokens, full": (FULL_ROW, identity_rows.decode_row),
+    "identify/evidence, full": (FULL_FACTS, identity_rows.decode_facts),
     "watch/watch-open cell": (
         CellRow(60_000, True, 29_833_333, "shop", {"page/1": 4, "": 1}, [("ab" * 16, 3, 42)]),
         msgspec.msgpack.Decoder(CellRow).decode,
@@ -253,6 +276,8 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
         ("identity/evidence", 2, Evidence(MSGPACK["identity/evidence"][0].entries)),  # its tag and its entries
         ("identify/tokens", 1, Row(ROW.parent)),
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
+        ("identify/tokens, full", 5, msgspec.structs.replace(ROW, facts=FULL_FACTS)),
+        ("identify/evidence, full", 8, FACTS),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),
     ],
 )
@@ -286,7 +311,7 @@ def test_newer_protected_events_count_as_the_old_ones_do() -> None:
     old, new = json.dumps(record).encode(), _newer(record)
     rules = _rules()
     assert list(recompute([new], rules)) == list(recompute([old], rules))
-    decode = event_decoder(rules.traits)
+    decode = event_decoder(rules)
     assert decode(new).anchor == decode(old).anchor
     assert decode(new).origin == decode(old).origin
     part = IdentifyLeg(rules).open(0, {"tokens": MemoryTable(), "evidence": MemoryTable()})

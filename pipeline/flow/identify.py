@@ -8,9 +8,10 @@ An event is folded into its anchor token's row (`fold`), and the unions that it 
 (`link`). Once a checkpoint `resolve` announces the profiles that changed. Durable in the order outputs, messages,
 state: a crash in between repeats outputs and messages, which changes nothing, and never loses one.
 
-Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `undecodable` (a record that is not
-from the protect leg; skipped), `overflow` (a link beyond those that are kept of a token), `profile`, `message`. Cost by
-stage: `flow.identify_costs`.
+Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `repeated` (a message that was sent
+twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
+a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
+`overflow` (a link beyond those that are kept of a token), `profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from collections.abc import Collection
 from ..events import Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
-from ..stages.fold import BEFORE, BORN, DECISIONS, Event, decide, event_decoder, fold, sight, trait_reader
+from ..stages.content import Event, content_reader, event_decoder
+from ..stages.fold import ADDED, BEFORE, BORN, DECISIONS, REPEATED, REPEATED_BORN, decide, fold, sight
 from ..stages.identity_rows import (
     DIGEST,
     Apart,
@@ -86,12 +88,13 @@ class IdentifyPartition:
     def __init__(self, leg: IdentifyLeg, tokens: Table, evidence: Table) -> None:
         self._leg = leg
         self._rules = leg.rules
-        self._decode = event_decoder(leg.rules.traits)
-        self._traits = trait_reader(leg.rules.traits)
+        self._decode = event_decoder(leg.rules)
+        self._content = content_reader(leg.rules)
         self._resolver = Resolver(leg.rules, tokens, evidence)
         self._streams: dict[tuple[str, str], str] = {}
         self._resolved: list[Out] = []
-        self._duplicates = 0
+        self._duplicates = self._repeated = 0
+        self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
         self._overflow = 0
 
@@ -114,12 +117,16 @@ class IdentifyPartition:
         counts = {
             ("resolved", ""): len(resolved),
             ("duplicate", ""): self._duplicates,
+            ("repeated", ""): self._repeated,
+            ("ignored", "consent"): self._ignored_consents,
+            ("ignored", "computed"): self._ignored_values,
             ("undecodable", ""): self._undecodable,
             ("overflow", "link"): self._overflow,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
         }
-        self._duplicates = self._undecodable = self._overflow = 0
+        self._duplicates = self._repeated = self._undecodable = self._overflow = 0
+        self._ignored_consents = self._ignored_values = 0
         self._resolver.trim(self._leg.cached())
         return Effects(
             (
@@ -134,8 +141,8 @@ class IdentifyPartition:
 
     def _events(self, batch: SourceBatch) -> None:
         # A hot loop: 6 µs an event of a known token (flow.identify_costs measures it by part).
-        decode, read_traits, streams = self._decode, self._traits, self._streams
-        resolver, bounds = self._resolver, self._rules.bounds
+        decode, content_of, streams = self._decode, self._content, self._streams
+        resolver, rules = self._resolver, self._rules
         rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
         resolved = self._resolved.append
         for record in batch.records:
@@ -156,14 +163,20 @@ class IdentifyPartition:
             where = streams.get((origin.topic, origin.incarnation))
             if where is None:
                 where = self._stream(origin.topic, origin.incarnation)
-            clear = event.clear
-            done = fold(row, event, where, None if clear is None else read_traits(clear), bounds)
+            content = content_of(event)
+            done = fold(row, event, where, content, rules)
             if done is BEFORE:
                 self._duplicates += 1
             else:
                 folded[anchor] = row
-                if done is BORN:
-                    reborn.add(anchor)
+                if done is not ADDED:
+                    if done is BORN or done is REPEATED_BORN:
+                        reborn.add(anchor)
+                    if done is REPEATED or done is REPEATED_BORN:
+                        self._repeated += 1
+                if content is not None and content.ignored:
+                    self._ignored_consents += content.ignored[0]
+                    self._ignored_values += content.ignored[1]
                 time = event.time
                 if time // DAY > row.day:
                     row.day, row.edges = time // DAY, b""

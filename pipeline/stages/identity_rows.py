@@ -33,13 +33,36 @@ Trait = tuple[int, int, int, int, bytes]
 """(event time, stream, partition, offset, value as canonical JSON)."""
 
 
+Consented = tuple[int, int, int, int, bool, str]
+"""(event time, stream, partition, offset, granted, source) of the event that said it last."""
+
+Visits = tuple[int, int]
+"""First and last event time with a group; the last one is that of its UTC day's beginning."""
+
+
+class Calculated(msgspec.Struct, array_like=True, gc=False):
+    """What computed traits are made from, by `Computed.key` and UTC day (0 if the trait has no period).
+
+    `sums` are (numbers, their sum in millionths as a signed little-endian integer). `tallies` go by value (canonical
+    JSON) before the day; a value without a day has been seen in no event that counts. `lasts` have no day: whether the
+    last value is recent enough shows by its time.
+    """
+
+    counts: dict[str, dict[int, int]] = {}
+    sums: dict[str, dict[int, tuple[int, bytes]]] = {}
+    firsts: dict[str, dict[int, Trait]] = {}
+    lasts: dict[str, Trait] = {}
+    tallies: dict[str, dict[bytes, dict[int, int]]] = {}
+
+
 class Facts(msgspec.Struct, array_like=True, gc=False):
     """What the events anchored on one token say: a state, not a delta.
 
     The token's log in `events.protected` has one order, so its state after `version` events is one state: of two,
     the one of higher version knows everything that the other does. `births` are all the earliest events that there
     ever were, the earliest last: a profile was, or may have been, announced under the id of each. There are none while
-    nothing but operators' decisions is known of the token; `first` and `last` say nothing then.
+    nothing but operators' decisions is known of the token; `first` and `last` say nothing then. `wrote` has for a
+    trait the index of its writer, (source, schema), in `writers`; none for what an earlier version has folded.
     """
 
     version: int
@@ -50,6 +73,11 @@ class Facts(msgspec.Struct, array_like=True, gc=False):
     events: dict[str, int]
     sources: list[str]
     traits: dict[str, Trait]
+    writers: list[tuple[str, str]] = []
+    wrote: dict[str, int] = {}
+    consents: dict[str, Consented] = {}
+    groups: dict[str, Visits] = {}
+    computed: Calculated | None = None
     links: dict[str, bytes] = {}
     """By the other token's text before its digest: who occurred with this token (`stages.partition.LINK` each)."""
     decisions: dict[str, tuple[int, bytes, bool]] = {}
@@ -71,12 +99,20 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     late: bool = False
 
 
+Amount = tuple[str, int, bytes]
+"""(`Computed.key`, day, what was added: nothing for a count, the millionths of a sum, the value of a tally)."""
+
+Counted = tuple[int, int, int, int, list[Amount]]
+"""(received_at, stream, partition, offset, amounts) of the earliest known copy of an event: the one that counts."""
+
+
 class Row(msgspec.Struct, array_like=True, gc=False):
     """Everything that its owner knows of a token. A root has no `parent`.
 
     `profile` is the id (16 bytes) under which the root was announced, or which the root told this token; b"": none.
     `edges` are the digests (16 bytes each) of tokens whose link is up to date for an event of `day`, if it is later
-    than `latest` (ms).
+    than `latest` (ms). `recent` are digests (8 bytes each) of the last distinct events by source, messageId and name;
+    `counted` has those that computed traits have counted.
     """
 
     parent: bytes = b""
@@ -84,6 +120,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     edges: bytes = b""
     facts: Facts | None = None
     seen: dict[int, Seen] = {}  # by stream << 32 | partition
+    recent: bytes = b""
+    counted: dict[bytes, Counted] = {}
     day: int = -(1 << 62)
     latest: int = -(1 << 62)
     state: int = 0

@@ -431,7 +431,7 @@ class Resolver:
         for part, facts in said:
             ident = part.ident
             headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
-            profiles.append(Out(ident.hex().encode(), profile(ident, part.said, facts), now, headers))
+            profiles.append(Out(ident.hex().encode(), profile(ident, part.said, facts, self._rules), now, headers))
         cluster.stale = {}
 
     def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:

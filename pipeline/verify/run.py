@@ -6,7 +6,7 @@ Disk: `events.protected` and the identify leg's changelogs once.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,11 @@ import msgspec
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..events import Origin, Topic
-from ..stages.fold import DECISIONS, Event
+from ..stages.content import Event
+from ..stages.fold import DECISIONS
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
-from ..stages.recompute import recompute
+from ..stages.recompute import recompute, repeated
 from . import records
 from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
@@ -219,19 +220,25 @@ class _Run:
         """Every token of which the identify leg keeps a row."""
         links = self._rules.links
         first: dict[str, Origin] = {}
-        origins: dict[str, list[Origin]] = defaultdict(list)
-        decisions: Counter[str] = Counter()
+        anchored: dict[str, list[Origin]] = defaultdict(list)
         for origin in sorted(events):
             event = events[origin][1]
-            anchor = event.anchor
-            first.setdefault(anchor, origin)
-            origins[anchor].append(origin)
-            decisions[anchor] += event.type in DECISIONS
-            if event.type != "cut" and links(kind_of(anchor)):
+            first.setdefault(event.anchor, origin)
+            anchored[event.anchor].append(origin)
+            if event.type != "cut" and links(kind_of(event.anchor)):
                 for token in event.tokens.values():
                     if links(kind_of(token)):
                         first.setdefault(token, origin)
-        return {token: Known(at, origins[token], decisions[token]) for token, at in first.items()}
+        return {
+            token: Known(at, anchored[token], self._uncounted(anchored[token], events)) for token, at in first.items()
+        }
+
+    def _uncounted(self, origins: list[Origin], events: Mapping[Origin, tuple[bytes, Event]]) -> int:
+        """Of one token's events: operators' decisions and repeats, which its counters pass over."""
+        told = [(o, event) for o in origins if (event := events[o][1]).type not in DECISIONS]
+        told.sort(key=lambda pair: (pair[1].received_at, pair[0]))
+        messages = [(event.source, event.message_id, event.event or event.type) for _, event in told]
+        return len(origins) - len(told) + sum(repeated(messages, self._rules.duplicates.window))
 
 
 def _routing_digest(key: bytes, kind: Kind) -> bytes | None:

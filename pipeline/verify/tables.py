@@ -48,8 +48,8 @@ class Known(msgspec.Struct, frozen=True):
     first: Origin
     origins: list[Origin] = []
     """Of the events that are anchored on it, each once."""
-    decisions: int = 0
-    """How many of them are operators'."""
+    uncounted: int = 0
+    """How many of them its counters pass over."""
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -63,7 +63,13 @@ class Tables:
     """The rows of one bucket. `count`: partitions of the topics."""
 
     def __init__(
-        self, tokens: Log, evidence: Log, count: int, rows: Iterable[Found], parts: Iterable[Found], findings: Findings
+        self,
+        tokens: Log,
+        evidence: Log,
+        count: int,
+        rows: Iterable[Found],
+        parts: Iterable[Found],
+        findings: Findings,
     ) -> None:
         self._logs = tokens, evidence
         self._count = count
@@ -187,7 +193,7 @@ def _wrong(row: Row, known: Known) -> list[Origin]:
     for origin in origins:
         by_way[origin.topic, origin.incarnation, origin.partition].append(origin)
     has = set()
-    good = facts.version == len(origins) == sum(facts.events.values()) + known.decisions
+    good = facts.version == len(origins) == sum(facts.events.values()) + known.uncounted
     for at, seen in row.seen.items():
         index, partition = at >> 32, at & 0xFFFFFFFF
         topic, _, incarnation = (facts.streams[index] if index < len(facts.streams) else "").partition("\0")

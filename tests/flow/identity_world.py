@@ -22,7 +22,47 @@ from pipeline.flow.identify import IdentifyLeg
 from pipeline.ports import STATE, Out, PartitionLeg
 from pipeline.stages.link import Rules, load_rules
 
-RULES = load_rules((Path(__file__).parents[2] / "schemas" / "identity.toml").read_text())
+COMPUTED = """
+version = 1
+[computed.bought]
+op = "count"
+event = "Bought"
+[computed.bought_2d]
+op = "count"
+event = "bought"
+period = "2d"
+[computed.spent]
+op = "sum"
+event = "Bought"
+path = "properties.total"
+[computed.spent_3d]
+op = "sum"
+event = "Bought"
+path = "properties.total"
+period = "3d"
+[computed.first_item_3d]
+op = "first"
+event = "Bought"
+path = "properties.item"
+period = "3d"
+[computed.last_item_1d]
+op = "last"
+event = "Bought"
+path = "properties.item"
+period = "1d"
+[computed.usual_item]
+op = "most_frequent"
+event = "Bought"
+path = "properties.item"
+[computed.usual_item_2d]
+op = "most_frequent"
+event = "track"
+path = "properties.item"
+period = "2d"
+"""
+WITHHOLD = '[consent.withhold]\nAds = ["events", "computed"]\nMail = ["traits"]\nSharing = ["sources", "groups"]\n'
+SHIPPED = (Path(__file__).parents[2] / "schemas" / "identity.toml").read_text()
+RULES = load_rules(SHIPPED.replace("[consent.withhold]\n", WITHHOLD), COMPUTED)
 SOURCES = (Topic.PROTECTED.value, Topic.IDENTITY.value)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,36 +64,57 @@ def token(kind: str, number: int) -> str:
 def events(rng: random.Random, count: int, people: int = 4, decided: float = 0.1) -> list[ProtectedEvent]:
     """Events of a few people who share devices, addresses and telephones, in the order of their raw partitions.
 
-    `decided`: how often it is an operator's decision instead.
+    One in five is a message that was sent before, mostly as it was. `decided`: how often one is an operator's decision.
     """
     offsets = [0, 0, 0]
-    made = []
+    made: list[ProtectedEvent] = []
     for _ in range(count):
+        raw = rng.randrange(3)
+        offsets[raw] += rng.choice((1, 1, 1, 4))
+        received = START + rng.choice((0, 0, 0, DAY // 2, DAY, 5 * DAY)) + rng.choice((7, rng.randrange(2_000)))
+        origin = Origin("events.raw", rng.choice(("", "second")), raw, offsets[raw])
+        if made and rng.random() < 0.2:
+            copy = rng.choice(made)
+            changed: dict[str, Any] = {"event_id": event_id(origin).hex(), "origin": origin, "received_at": received}
+            if rng.random() < 0.3:
+                changed["time"] = received - rng.randrange(4 * DAY)
+                changed["clear"] = clear(rng)
+            made.append(msgspec.structs.replace(copy, **changed))
+            continue
         kinds = rng.sample(list(KINDS), rng.choice((1, 1, 2, 2, 3)))
         tokens = {f"at.{kind}": token(kind, rng.randrange(people)) for kind in kinds}
         type_ = rng.choice(("link", "cut")) if len(kinds) == 2 and rng.random() < decided else "track"
         if people > 1 and len(kinds) == 2 and rng.random() < 0.1:
             tokens = {f"at.{n}": token(kinds[0], n) for n in rng.sample(range(people), 2)}  # an alias
-        raw = rng.randrange(3)
-        offsets[raw] += rng.choice((1, 1, 1, 4))
-        received = START + rng.choice((0, 0, 0, DAY // 2, DAY, 5 * DAY)) + rng.choice((7, rng.randrange(2_000)))
-        origin = Origin("events.raw", rng.choice(("", "second")), raw, offsets[raw])
         made.append(
             ProtectedEvent(
                 event_id(origin).hex(),
                 origin,
                 rng.choice(("shop", "app", "desk")),
-                "track/1",
+                rng.choice(("track/1", "track/2")),
                 type_,
-                received - rng.choice((0, rng.randrange(500))),
+                received - rng.choice((0, rng.randrange(500), rng.randrange(4 * DAY))),
                 received,
                 f"m-{raw}-{offsets[raw]}",
                 min(tokens.values(), key=token_rank),
                 rng.choice(("Viewed", "Bought", None)),
                 tokens,
-                {"traits": {rng.choice(("plan", "tier")): rng.choice(("free", "pro", 7, None))}},
+                clear(rng),
             )
         )
+    return made
+
+
+def clear(rng: random.Random) -> dict[str, Any]:
+    made: dict[str, Any] = {"traits": {rng.choice(("plan", "tier")): rng.choice(("free", "pro", 7, None))}}
+    if rng.random() < 0.6:
+        made["properties"] = {
+            "total": rng.choice((1, 0.1, 0.2, 19.99, -3, 1e14, "5", True, None)),
+            "item": rng.choice(("pen", "ink", 7, None, "x" * 300)),
+        }
+    if rng.random() < 0.2:
+        said = {rng.choice(("Ads", "Mail", "Sharing", "Other", "not plain")): rng.choice((True, False, False, "no"))}
+        made["context"] = {"locale": "de", "consent": {"categoryPreferences": said}}
     return made
 
 
@@ -269,8 +291,8 @@ def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
     def of(offset: int, *tokens: str) -> ProtectedEvent:
         origin = Origin("events.raw", "", 0, offset)
         return ProtectedEvent(
-            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, "m", tokens[0], None,
-            {f"t{i}": t for i, t in enumerate(tokens)},
+            event_id(origin).hex(), origin, "s", "track/1", "track", START, START + offset, f"m-{offset}", tokens[0],
+            None, {f"t{i}": t for i, t in enumerate(tokens)},
         )  # fmt: skip
 
     world = World(3)

@@ -24,7 +24,7 @@ def of(offset: int, *tokens: str, time: int | None = None, type_: str = "track",
     origin = Origin("events.raw", "", partition, offset)
     at = START + offset if time is None else time
     return ProtectedEvent(
-        event_id(origin).hex(), origin, "shop", "track/1", type_, at, START + offset, "m",
+        event_id(origin).hex(), origin, "shop", "track/1", type_, at, START + offset, f"m{partition}-{offset}",
         min(tokens, key=token_rank), None, {f"t{i}": t for i, t in enumerate(tokens)},
     )  # fmt: skip
 
