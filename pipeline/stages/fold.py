@@ -35,11 +35,11 @@ DECISIONS = frozenset(("link", "cut"))
 OTHER = "(other)"
 """Counts the events whose names are beyond `Bounds.event_names`."""
 
-NARROW = 128
+NARROW = 32
 """Offsets kept one by one per token and raw partition; the lower half goes below the floor when there are more.
 
 The protect leg writes a raw partition's events in order, and a replay repeats them in order, so that the greatest
-offset would do. What is kept beyond it makes any order of up to 64 events exact.
+offset would do. What is kept beyond it makes any order of up to 16 events exact.
 """
 WIDE = 16_384
 """The same once an offset did come late: tests that shuffle whole topics, never a pipeline at work."""

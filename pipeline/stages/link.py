@@ -79,7 +79,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Duplicates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    window: int = 64
+    window: int = 32
     """Events remembered per anchor token, by source, messageId and name; 0: none."""
 
 

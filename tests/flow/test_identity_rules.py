@@ -176,7 +176,7 @@ def test_an_identifier_in_very_many_events_takes_no_more_room() -> None:
     made = [of(i, USERS[0], DEVICES[0]) for i in range(2_000)]
     world = ran(made, 2)
     sizes = [len(v) for w in world.workers for t in w.tables.values() for v in t.rows.values()]
-    assert max(sizes) < 2_048
+    assert max(sizes) < 4_096
     assert rows_of(world)[DEVICES[0]].profile == rows_of(world)[USERS[0]].profile
 
 
