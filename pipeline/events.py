@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -145,6 +145,29 @@ class Conflict(msgspec.Struct, frozen=True, omit_defaults=True):
     time: int | None = None  # when they first occurred together
 
 
+class Provenance(msgspec.Struct, frozen=True, gc=False):
+    """Which event wrote a trait: its source, its schema ("<name>/<version>") and its event time."""
+
+    source: str
+    schema: str
+    time: int
+
+
+class Consent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a person last said of a purpose, when, and through which source (left out where sources are withheld)."""
+
+    state: Literal["granted", "denied"]
+    time: int
+    source: str = ""
+
+
+class Membership(msgspec.Struct, frozen=True, gc=False):
+    """When a person's events named a group: first event time, and the beginning of the last one's UTC day."""
+
+    first: int
+    last_day: int
+
+
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record of `profiles`, keyed by `profile_id`. Everything sorted: equal event sets give equal bytes."""
 
@@ -155,6 +178,10 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     events: dict[str, int] = {}  # by event name (or type), sorted
     traits: dict[str, Any] = {}  # last writer wins by (time, origin); clear values only
     sources: list[str] = []
+    provenance: dict[str, Provenance] = {}  # by trait
+    consents: dict[str, Consent] = {}  # by purpose; last writer wins by (time, origin)
+    computed: dict[str, Any] = {}  # by computed trait, as schemas/computed.toml declares them
+    groups: dict[str, Membership] = {}  # by token of a group
     seen: dict[str, tuple[int, int]] = {}  # by token: first, last to the day (UTC midnight before)
     conflicts: list[Conflict] = []
     more_conflicts: int = 0  # beyond those shown

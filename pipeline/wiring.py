@@ -42,12 +42,20 @@ def key_ring(config: Settings) -> KeyRing:
 
 
 def identity_rules(config: Settings, given: Path | None = None) -> Rules:
-    """Return the rules of `given`, else of the schema directory, else those that are installed."""
+    """Return the rules of `given`, else of the schema directory, else those that are installed.
+
+    Computed traits are those of `computed.toml` beside them; without that file there are none.
+    """
     path = given or schema_files.directory(config.schema_dir) / "identity.toml"
     if given is None and not path.exists():
         path = schema_files.directory(None) / "identity.toml"
+    computed = path.with_name("computed.toml")
+    return load_rules(_rules_text(path), _rules_text(computed) if computed.exists() else "")
+
+
+def _rules_text(path: Path) -> str:
     try:
-        return load_rules(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise Misuse(f"identity rules {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -1,8 +1,9 @@
 """Old and new workers side by side: what one version has written, the other one reads.
 
 `vectors/records.json` holds every internal record as version 1 writes it (msgpack and the key record as hex, the
-messages of `watch` as JSON). They must read back to the same values for as long as there are installations with them.
-A field may be added at the end, with a default; a type may not change, nor the order, nor may a field go.
+messages of `watch` as JSON), and the *full* ones with the fields that were appended since. They must read back to the
+same values for as long as there are installations with them. A field may be added at the end, with a default; a type
+may not change, nor the order, nor may a field go.
 
 Mutations seen red: two fields of a record swapped; a field taken away, or without its default; a field in the middle; a
 trait's tuple made longer; a key record with another format byte; `forbid_unknown_fields` on a message, on a row, on
@@ -27,10 +28,11 @@ from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
-from pipeline.stages.fold import event_decoder
-from pipeline.stages.identity_rows import Assigned, Evidence, Facts, Row, Seen, Union
+from pipeline.stages.content import event_decoder
+from pipeline.stages.identity_rows import Apart, Assigned, Calculated, Evidence, Facts, Join, Row, Seen, Union
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.measure import Measure
+from pipeline.stages.partition import LINK
 from pipeline.stages.recompute import recompute
 from pipeline.stages.watch_rows import Bout, CellRow, ClockRow, KeyRow, Partial, Progress, Track, WatchConfig
 from tests.stages.event_world import Leg, event, ring
@@ -54,6 +56,38 @@ ROW = Row(
     edges=bytes(range(32)),
     facts=FACTS,
     seen={(1 << 32) | 3: Seen(40, 42, b"\1\0\0\0\2\0\0\0", True)},
+)
+LINKED = msgspec.structs.replace(
+    ROW,
+    facts=msgspec.structs.replace(
+        FACTS,
+        links={"email.2.": LINK.pack(bytes(range(16)), 1_790_000_000_500, bytes(range(16, 32)), 20_717)},
+        decisions={MAIL: (1_790_000_000_600, bytes(range(16)), True)},
+        linked=2,
+    ),
+    day=20_717,
+    latest=1_790_000_000_500,
+    state=identity_rows.SHARED | identity_rows.SPLIT,
+)
+FULL_FACTS = msgspec.structs.replace(
+    FACTS,
+    writers=[("shop", "identify/1"), ("web", "identify/2")],
+    wrote={"plan": 1},
+    consents={"Advertising": (1_790_000_000_500, 0, 3, 42, False, "shop")},
+    groups={"group_id.1." + "0c" * 16: (1_789_999_999_000, 1_789_948_800_000)},
+    computed=Calculated(
+        counts={"orders~00000000": {20_717: 2}},
+        sums={"revenue~00000000": {20_717: (2, b"\0\x80\xff")}},
+        firsts={"first~00000000": {0: (1_789_999_999_000, 1, 0, 7, b'"EUR"')}},
+        lasts={"last~00000000": (1_790_000_000_500, 0, 3, 42, b"7")},
+        tallies={"most~00000000": {b'"EUR"': {20_717: 2}, b'"CHF"': {}}},
+    ),
+)
+FULL_ROW = msgspec.structs.replace(
+    ROW,
+    facts=FULL_FACTS,
+    recent=bytes(range(16)),
+    counted={bytes(range(8)): (1_790_000_000_500, 0, 3, 42, [("orders~00000000", 20_717, b"")])},
 )
 ALERT = Alert(
     dedup_key="rate:source=shop",
@@ -86,12 +120,17 @@ TRACK = Track(
 MSGPACK: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "identity/union": (Union(USER), identity_rows.message_decoder.decode),
     "identity/evidence": (
-        Evidence([(USER, 3, identity_rows.encode(FACTS)), (MAIL, 0, b"")], True),
+        Evidence([(USER, 3, bytes.fromhex(VECTORS["identify/evidence"])), (MAIL, 0, b"")], True),
         identity_rows.message_decoder.decode,
     ),
+    "identity/join": (Join(USER), identity_rows.message_decoder.decode),
+    "identity/apart": (Apart([MAIL], True), identity_rows.message_decoder.decode),
+    "identify/tokens with links": (LINKED, identity_rows.decode_row),
     "identity/assigned": (Assigned(USER, bytes(range(16))), identity_rows.message_decoder.decode),
     "identify/tokens": (ROW, identity_rows.decode_row),
     "identify/evidence": (FACTS, identity_rows.decode_facts),
+    "identify/tokens, full": (FULL_ROW, identity_rows.decode_row),
+    "identify/evidence, full": (FULL_FACTS, identity_rows.decode_facts),
     "watch/watch-open cell": (
         CellRow(60_000, True, 29_833_333, "shop", {"page/1": 4, "": 1}, [("ab" * 16, 3, 42)]),
         msgspec.msgpack.Decoder(CellRow).decode,
@@ -123,6 +162,7 @@ def current() -> dict[str, str]:
         **{name: _encode(value).hex() for name, (value, _) in MSGPACK.items()},
         **{name: msgspec.json.encode(value).decode() for name, value in JSON.items()},
         "identify/evidence members": identity_rows.pack_members([USER, MAIL]).hex(),
+        "identify/evidence members and others": identity_rows.pack_members([USER], [MAIL], [MAIL]).hex(),
         "identify/evidence members key": identity_rows.pack(USER).hex(),
         "identify/evidence key": identity_rows.evidence_key(USER, MAIL).hex(),
         "watch/watch-open cell key": MSGPACK["watch/watch-open cell"][0].key().hex(),
@@ -150,7 +190,9 @@ def test_a_message_of_watch_reads_back_to_what_it_was(name: str) -> None:
 
 
 def test_members_and_keys_read_back_to_what_they_were() -> None:
-    assert identity_rows.unpack_members(bytes.fromhex(VECTORS["identify/evidence members"])) == [USER, MAIL]
+    read = identity_rows.unpack_members
+    assert read(bytes.fromhex(VECTORS["identify/evidence members"])) == ([USER, MAIL], [], [])
+    assert read(bytes.fromhex(VECTORS["identify/evidence members and others"])) == ([USER], [MAIL], [MAIL])
     assert identity_rows.unpack(bytes.fromhex(VECTORS["identify/evidence members key"])) == USER
     now = current()
     for name in VECTORS:
@@ -231,9 +273,11 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
 @pytest.mark.parametrize(
     ("name", "fields", "expected"),
     [
-        ("identity/evidence", 2, Evidence([(USER, 3, identity_rows.encode(FACTS)), (MAIL, 0, b"")])),  # tag, entries
+        ("identity/evidence", 2, Evidence(MSGPACK["identity/evidence"][0].entries)),  # its tag and its entries
         ("identify/tokens", 1, Row(ROW.parent)),
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
+        ("identify/tokens, full", 5, msgspec.structs.replace(ROW, facts=FULL_FACTS)),
+        ("identify/evidence, full", 8, FACTS),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),
     ],
 )
@@ -267,7 +311,7 @@ def test_newer_protected_events_count_as_the_old_ones_do() -> None:
     old, new = json.dumps(record).encode(), _newer(record)
     rules = _rules()
     assert list(recompute([new], rules)) == list(recompute([old], rules))
-    decode = event_decoder(rules.traits)
+    decode = event_decoder(rules)
     assert decode(new).anchor == decode(old).anchor
     assert decode(new).origin == decode(old).origin
     part = IdentifyLeg(rules).open(0, {"tokens": MemoryTable(), "evidence": MemoryTable()})

@@ -8,8 +8,10 @@ An event is folded into its anchor token's row (`fold`), and the unions that it 
 (`link`). Once a checkpoint `resolve` announces the profiles that changed. Durable in the order outputs, messages,
 state: a crash in between repeats outputs and messages, which changes nothing, and never loses one.
 
-Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `undecodable` (a record that is not
-from the protect leg; skipped), `profile`, `message`. Cost by stage: `flow.identify_costs`.
+Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `repeated` (a message that was sent
+twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
+a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
+`overflow` (a link beyond those that are kept of a token), `profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ from collections.abc import Collection
 from ..events import Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
-from ..stages.fold import BEFORE, BORN, event_decoder, fold, trait_reader
+from ..stages.content import Event, content_reader, event_decoder
+from ..stages.fold import ADDED, BEFORE, BORN, DECISIONS, REPEATED, REPEATED_BORN, decide, fold, sight
 from ..stages.identity_rows import (
+    DIGEST,
+    Apart,
     Assigned,
     Evidence,
+    Join,
     Row,
     Union,
     check_row,
@@ -35,13 +41,21 @@ from ..stages.identity_rows import (
     well_formed,
 )
 from ..stages.link import Rules
+from ..stages.partition import DAY
 from ..stages.resolve import Resolver
 
 CACHED = 32_768
 """Decoded rows, and as many clusters, that a process keeps between checkpoints (about 1.5 kB each)."""
 
-KNOWN_EDGES = 256 * 16
-"""Bytes of neighbours remembered per token; a union with a neighbour beyond is asked for at each event again."""
+KNOWN_EDGES = 256 * DIGEST
+"""Bytes of neighbours remembered per token; the link with a neighbour beyond is looked up at each event again."""
+
+
+MAX_LINKS = 1000
+"""Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival."""
+
+NOBODY = bytes(DIGEST)
+"""The profile's id of what is no profile's: an operator's decision about a token without events."""
 
 
 class IdentifyLeg:
@@ -74,13 +88,15 @@ class IdentifyPartition:
     def __init__(self, leg: IdentifyLeg, tokens: Table, evidence: Table) -> None:
         self._leg = leg
         self._rules = leg.rules
-        self._decode = event_decoder(leg.rules.traits)
-        self._traits = trait_reader(leg.rules.traits)
+        self._decode = event_decoder(leg.rules)
+        self._content = content_reader(leg.rules)
         self._resolver = Resolver(leg.rules, tokens, evidence)
         self._streams: dict[tuple[str, str], str] = {}
         self._resolved: list[Out] = []
-        self._duplicates = 0
+        self._duplicates = self._repeated = 0
+        self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
+        self._overflow = 0
 
     def on_batch(self, batch: SourceBatch) -> None:
         self._resolver.now = max(self._resolver.now, max(record.timestamp for record in batch.records))
@@ -101,11 +117,16 @@ class IdentifyPartition:
         counts = {
             ("resolved", ""): len(resolved),
             ("duplicate", ""): self._duplicates,
+            ("repeated", ""): self._repeated,
+            ("ignored", "consent"): self._ignored_consents,
+            ("ignored", "computed"): self._ignored_values,
             ("undecodable", ""): self._undecodable,
+            ("overflow", "link"): self._overflow,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
         }
-        self._duplicates = self._undecodable = 0
+        self._duplicates = self._repeated = self._undecodable = self._overflow = 0
+        self._ignored_consents = self._ignored_values = 0
         self._resolver.trim(self._leg.cached())
         return Effects(
             (
@@ -120,8 +141,8 @@ class IdentifyPartition:
 
     def _events(self, batch: SourceBatch) -> None:
         # A hot loop: 6 µs an event of a known token (flow.identify_costs measures it by part).
-        decode, read_traits, streams = self._decode, self._traits, self._streams
-        resolver, bounds = self._resolver, self._rules.bounds
+        decode, content_of, streams = self._decode, self._content, self._streams
+        resolver, rules = self._resolver, self._rules
         rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
         resolved = self._resolved.append
         for record in batch.records:
@@ -142,18 +163,28 @@ class IdentifyPartition:
             where = streams.get((origin.topic, origin.incarnation))
             if where is None:
                 where = self._stream(origin.topic, origin.incarnation)
-            clear = event.clear
-            done = fold(row, event, where, None if clear is None else read_traits(clear), bounds)
+            content = content_of(event)
+            done = fold(row, event, where, content, rules)
             if done is BEFORE:
                 self._duplicates += 1
             else:
                 folded[anchor] = row
-                if done is BORN:
-                    reborn.add(anchor)
-            known = row.edges.hex()
-            for token in event.tokens.values():
-                if token != anchor and token[-32:] not in known:
-                    known = self._new_edge(anchor, row, token)
+                if done is not ADDED:
+                    if done is BORN or done is REPEATED_BORN:
+                        reborn.add(anchor)
+                    if done is REPEATED or done is REPEATED_BORN:
+                        self._repeated += 1
+                if content is not None and content.ignored:
+                    self._ignored_consents += content.ignored[0]
+                    self._ignored_values += content.ignored[1]
+                time = event.time
+                if time // DAY > row.day:
+                    row.day, row.edges = time // DAY, b""
+                known = row.edges.hex()
+                late = time <= row.latest or event.type in DECISIONS
+                for token in event.tokens.values():
+                    if token != anchor and (late or token[-32:] not in known):
+                        known = self._sighted(anchor, row, token, event)
             ident = (row.profile or _own_id(row)).hex().encode()
             # the event's JSON with its profile's id in front
             value = value.replace(b"{", b'{"profile_id":"%b",' % ident, 1)
@@ -169,16 +200,23 @@ class IdentifyPartition:
         name = self._streams[topic, incarnation] = stream(topic, incarnation)
         return name
 
-    def _new_edge(self, anchor: str, row: Row, token: str) -> str:
-        """Ask for the union of two tokens; returns the digests of the known neighbours as hex."""
-        rules = self._rules
-        if rules.links(kind_of(anchor)) and rules.links(kind_of(token)):
-            if not well_formed(token):
-                self._undecodable += 1
-            else:
-                if len(row.edges) < KNOWN_EDGES:
-                    row.edges += digest_of(token)
+    def _sighted(self, anchor: str, row: Row, token: str, event: Event) -> str:
+        """An event of `anchor` names `token`; returns the digests of the known neighbours as hex."""
+        if not well_formed(token):
+            self._undecodable += 1
+            return row.edges.hex()
+        if self._rules.links(kind_of(anchor)) and self._rules.links(kind_of(token)):
+            if event.type in DECISIONS:
+                if decide(row, event, token):
+                    self._resolver.link(anchor, token)
+                return row.edges.hex()
+            new = sight(row, event, token, MAX_LINKS)
+            if new is None:
+                self._overflow += 1
+            elif new:
                 self._resolver.join(anchor, token)
+        if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:
+            row.edges += digest_of(token)
         return row.edges.hex()
 
     # -- messages --------------------------------------------------------------------------------------------------
@@ -193,8 +231,12 @@ class IdentifyPartition:
                 self._undecodable += 1
                 continue
             match message:
+                case Join(other):
+                    resolver.joined(token, other)
                 case Union(low):
                     resolver.union(token, low)
+                case Apart(others, full):
+                    resolver.apart(token, others, full=full)
                 case Evidence():
                     resolver.evidence(token, message)
                 case Assigned():
@@ -205,4 +247,4 @@ def _own_id(row: Row) -> bytes:
     """The id of a profile of which only this token is known yet."""
     facts = row.facts
     assert facts is not None
-    return profile_id(facts, facts.births[-1])
+    return profile_id(facts, facts.births[-1]) if facts.births else NOBODY

@@ -18,12 +18,14 @@ from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 from ..crypto.seal import SealPath
 from ..errors import Misuse
 from .extract import Extract, extractor
-from .schema import EXTRA, EventSchema, Field, Type
+from .schema import EXTRA, PLAIN_KEY, EventSchema, Field, Protect, Type
 
 _INT32 = msgspec.Meta(ge=-(2**31), le=2**31 - 1)
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
 _YEARS_1_TO_9999 = msgspec.Meta(ge=-62_135_596_800_000, le=253_402_300_799_999)
+_PlainKey = Annotated[str, msgspec.Meta(pattern=rf"^{PLAIN_KEY.pattern}\Z")]
 _SIGNS = re.compile(r"[.\[\\]")
+_ESCAPED = r"\\\g<0>"
 NAME_CHARS = 256
 """`messageId` and `event` are kept in clear and used as keys: bounded."""
 
@@ -46,9 +48,11 @@ class Shape:
     fields: Mapping[str, Shape] | None = None
     items: Shape | None = None
     json: bool = False
+    plain: bool = False
+    """Of a map in clear: its keys are `PLAIN_KEY`s."""
 
     def split(self, value: Any, path: str, extra: dict[str, Any]) -> Any:
-        """Return `value` with the names that are known; put the others into `extra` by their path.
+        """Return `value` with the names that are known or plain keys; put the others into `extra` by their path.
 
         A `.`, `[` or `\\` in a name that is not known has a `\\` before it, so that no two have the same path.
         """
@@ -58,7 +62,7 @@ class Shape:
                 for name, inner in value.items():
                     shape = self.fields.get(name)
                     if shape is None:
-                        name = _SIGNS.sub(r"\\\g<0>", name)
+                        name = _SIGNS.sub(_ESCAPED, name)
                     at = f"{path}.{name}" if path else name
                     if shape is None:
                         extra[at] = inner
@@ -66,7 +70,13 @@ class Shape:
                         known[name] = shape.split(inner, at, extra)
                 return known
             if self.items is not None:
-                return {k: self.items.split(v, f"{path}.{k}", extra) for k, v in value.items()}
+                kept = {}
+                for key, inner in value.items():
+                    if self.plain and not PLAIN_KEY.fullmatch(key):
+                        extra[f"{path}.{_SIGNS.sub(_ESCAPED, key)}"] = inner
+                    else:
+                        kept[key] = self.items.split(inner, f"{path}.{key}", extra)
+                return kept
         elif isinstance(value, list) and self.items is not None:
             return [self.items.split(v, f"{path}[{i}]", extra) for i, v in enumerate(value)]
         return value
@@ -125,10 +135,11 @@ def compile_schema(schema: EventSchema) -> CompiledSchema:
     )
 
 
-def _struct(name: str, fields: Iterable[Field], *, root: bool = False) -> Any:
+def _struct(name: str, fields: Iterable[Field], *, root: bool = False, plain: bool = False) -> Any:
+    """`plain`: it is part of a field that stays in clear."""
     members: list[Any] = []
     for f in fields:
-        type_ = _python_type(f.type, f"{name}.{f.name}")
+        type_ = _python_type(f.type, f"{name}.{f.name}", plain=plain or f.protect is Protect.CLEAR)
         if root and f.name in ("messageId", "event") and f.type.kind == "string":
             type_ = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS)]
         if not f.optional:
@@ -139,21 +150,25 @@ def _struct(name: str, fields: Iterable[Field], *, root: bool = False) -> Any:
     return msgspec.defstruct(re.sub(r"\W", "_", name), members, **options)
 
 
-def _python_type(type_: Type, name: str) -> Any:
+def _python_type(type_: Type, name: str, *, plain: bool) -> Any:
     if type_.kind == "record":
-        return _struct(name, type_.fields)
+        return _struct(name, type_.fields, plain=plain)
     if type_.kind == "enum":
         return Literal[type_.symbols]
     if type_.item is not None:
-        inner = _python_type(type_.item, name)
-        return list[inner] if type_.kind == "array" else dict[str, inner]  # type: ignore[valid-type]
+        inner = _python_type(type_.item, name, plain=plain)
+        if type_.kind == "array":
+            return list[inner]  # type: ignore[valid-type]
+        key: Any = _PlainKey if plain else str
+        return dict[key, inner]  # type: ignore[valid-type]
     return _PRIMITIVES[type_.kind]
 
 
-def _shape(type_: Type) -> Shape:
+def _shape(type_: Type, *, plain: bool = False) -> Shape:
     if type_.kind == "record":
-        return Shape(fields={f.name: _shape(f.type) for f in type_.fields})
-    return Shape(items=_shape(type_.item) if type_.item else None, json=type_.kind == "json")
+        return Shape(fields={f.name: _shape(f.type, plain=plain or f.protect is Protect.CLEAR) for f in type_.fields})
+    items = _shape(type_.item, plain=plain) if type_.item else None
+    return Shape(items=items, json=type_.kind == "json", plain=plain and type_.kind == "map")
 
 
 def _without_logical_types(form: Any) -> Any:

@@ -6,16 +6,19 @@ Cost: 2 µs for a cluster in which one token has events, 2 µs more if others ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from .fold import count
-from .identity_rows import Facts, Trait, kind_of, profile_id
-from .link import Bounds
+from ..events import Conflict, Consent, Membership, Provenance
+from .calculate import combine_calculated, values_of
+from .fold import count, joined
+from .identity_rows import Consented, Facts, Trait, Visits, kind_of, profile_id
+from .link import Bounds, Rules
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_NONE = msgspec.Raw(b"{}")
 
 
 class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
@@ -28,31 +31,100 @@ class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
     events: dict[str, int] = {}
     traits: dict[str, msgspec.Raw] = {}
     sources: list[str] = []
-    conflicts: list[Any] = []
+    provenance: dict[str, Provenance] = {}
+    consents: dict[str, Consent] = {}
+    computed: dict[str, int | msgspec.Raw] = {}
+    groups: dict[str, Membership] = {}
+    seen: msgspec.Raw = _NONE
+    conflicts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    more_conflicts: int = 0
 
 
-def tokens_json(tokens: Iterable[str]) -> msgspec.Raw:
-    """The map kind → sorted tokens."""
+class Said(NamedTuple):
+    """The parts of a profile, as JSON, that change only with its links."""
+
+    tokens: msgspec.Raw
+    seen: msgspec.Raw
+    conflicts: msgspec.Raw | msgspec.UnsetType
+    more_conflicts: int
+
+
+def said(tokens: list[str], seen: Mapping[str, tuple[int, int]], conflicts: Sequence[Conflict], most: int) -> Said:
+    """`tokens`, `seen` and `conflicts` are sorted; of conflicts, `most` are shown."""
     by_kind: dict[str, list[str]] = {}
-    for token in sorted(tokens):
+    for token in tokens:
         by_kind.setdefault(kind_of(token), []).append(token)
-    return msgspec.Raw(_encode(by_kind))
+    return Said(
+        msgspec.Raw(_encode(by_kind)),
+        msgspec.Raw(_encode(seen)),
+        msgspec.Raw(_encode(conflicts[:most])) if conflicts else msgspec.UNSET,
+        max(0, len(conflicts) - most),
+    )
 
 
-def profile(ident: bytes, tokens: msgspec.Raw, facts: Facts) -> bytes:
+def profile(ident: bytes, said: Said, facts: Facts, rules: Rules) -> bytes:
     """The profile's JSON. `facts`: of its only token with events, or of several (`combine`)."""
     traits = facts.traits
-    return _encode(
-        _Encoded(
-            ident.hex(),
-            tokens,
-            facts.first,
-            facts.last,
-            facts.events,
-            {name: msgspec.Raw(trait[4]) for name, trait in traits.items()} if traits else {},
-            facts.sources,
-        )
+    made = _Encoded(
+        ident.hex(),
+        said.tokens,
+        facts.first,
+        facts.last,
+        facts.events,
+        {name: msgspec.Raw(trait[4]) for name, trait in traits.items()} if traits else {},
+        facts.sources,
+        _provenance(facts) if traits else {},
+        seen=said.seen,
+        conflicts=said.conflicts,
+        more_conflicts=said.more_conflicts,
     )
+    if facts.computed is not None:
+        made.computed = values_of(facts.computed, rules.computed, facts.last)
+    if facts.groups:
+        made.groups = {token: Membership(first, last) for token, (first, last) in facts.groups.items()}
+    if facts.consents:
+        _consent(made, facts.consents, rules)
+    return _encode(made)
+
+
+def _provenance(facts: Facts) -> dict[str, Provenance]:
+    writers, traits = facts.writers, facts.traits
+    found: dict[str, Provenance] = {}
+    writer, time, made = -1, 0, None  # mostly one event has written several
+    for name, i in facts.wrote.items():
+        at = traits[name][0]
+        if made is None or i != writer or at != time:
+            source, schema = writers[i]
+            writer, time, made = i, at, Provenance(source, schema, at)
+        found[name] = made
+    return found
+
+
+def _consent(made: _Encoded, consents: dict[str, Consented], rules: Rules) -> None:
+    """Show the consents, and leave out what is withheld while a purpose is denied."""
+    denied = [sections for purpose, sections in rules.consent.withhold.items() if _denied(consents.get(purpose))]
+    withheld = {section for sections in denied for section in sections}
+    by_source = "sources" not in withheld
+    made.consents = {
+        purpose: Consent("granted" if c[4] else "denied", c[0], c[5] if by_source else "")
+        for purpose, c in consents.items()
+    }
+    if "events" in withheld:
+        made.events = {}
+    if "computed" in withheld:
+        made.computed = {}
+    if "groups" in withheld:
+        made.groups = {}
+    if "traits" in withheld:
+        made.traits = {}
+    if "sources" in withheld:
+        made.sources = []
+    if "traits" in withheld or "sources" in withheld:
+        made.provenance = {}
+
+
+def _denied(consent: Consented | None) -> bool:
+    return consent is not None and not consent[4]
 
 
 def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
@@ -64,14 +136,12 @@ def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
         else:
             count(events, name, n, bounds.event_names)
     streams = a.streams
-    b_traits, b_birth = b.traits, b.births[-1]
     if b.streams != streams:
         streams = streams + [s for s in b.streams if s not in streams]
-        index = [streams.index(s) for s in b.streams]
-        b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
-        b_traits = {name: (t[0], index[t[1]], *t[2:]) for name, t in b_traits.items()}
-    a_birth = a.births[-1]
-    return Facts(
+    index = [streams.index(s) for s in b.streams]
+    a_birth, b_birth = a.births[-1], b.births[-1]
+    b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
+    made = Facts(
         a.version + b.version,
         streams,
         [min(a_birth, b_birth, key=lambda x: (x[0], streams[x[1]], x[2], x[3]))],
@@ -79,24 +149,68 @@ def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
         a.last if a.last > b.last else b.last,
         events,
         a.sources if a.sources == b.sources else sorted({*a.sources, *b.sources})[: bounds.sources],
-        _last_written(a.traits, b_traits, streams, bounds.traits) if b_traits else a.traits,
+        a.traits,
+        a.writers,
+        a.wrote,
+        a.consents,
+        a.groups,
+        a.computed,
     )
+    if b.traits:
+        _combine_traits(made, b, index, bounds.traits)
+    if b.consents:
+        theirs = {purpose: (c[0], index[c[1]], *c[2:]) for purpose, c in b.consents.items()}
+        made.consents = _last_written(a.consents, theirs, streams, bounds.consents)
+    if b.groups:
+        made.groups = _joined_groups(a.groups, b.groups, bounds.groups)
+    if b.computed is not None:
+        made.computed = combine_calculated(a.computed, b.computed, streams, index, bounds.computed_values)
+    return made
 
 
-def _last_written(a: dict[str, Trait], b: dict[str, Trait], streams: list[str], bound: int) -> dict[str, Trait]:
-    traits = a.copy()
+def _combine_traits(made: Facts, b: Facts, index: list[int], bound: int) -> None:
+    """Write the traits of `b` into those of the other, which `made` has, and note whose each one is."""
+    theirs = {name: (t[0], index[t[1]], *t[2:]) for name, t in b.traits.items()}
+    traits = _last_written(made.traits, theirs, made.streams, bound)
+    writers = made.writers.copy()
+    wrote = {name: i for name, i in made.wrote.items() if name in traits}
+    for name, trait in traits.items():
+        if trait is not theirs.get(name):
+            continue
+        wrote.pop(name, None)
+        i = b.wrote.get(name)
+        if i is not None:
+            writer = b.writers[i]
+            if writer not in writers:
+                writers.append(writer)
+            wrote[name] = writers.index(writer)
+    made.traits, made.writers, made.wrote = traits, writers, wrote
+
+
+W = TypeVar("W", Trait, Consented)
+
+
+def _last_written(a: dict[str, W], b: dict[str, W], streams: list[str], bound: int) -> dict[str, W]:
+    written = a.copy()
     for name, theirs in b.items():
-        ours = traits.get(name)
+        ours = written.get(name)
         if ours is None or (ours[0], streams[ours[1]], ours[2], ours[3]) < (
             theirs[0],
             streams[theirs[1]],
             theirs[2],
             theirs[3],
         ):
-            traits[name] = theirs
-    if len(traits) > bound:
-        return {name: traits[name] for name in sorted(traits)[:bound]}
-    return traits
+            written[name] = theirs
+    if len(written) > bound:
+        return {name: written[name] for name in sorted(written)[:bound]}
+    return written
+
+
+def _joined_groups(a: dict[str, Visits], b: dict[str, Visits], bound: int) -> dict[str, Visits]:
+    groups = a.copy()
+    for token, visits in b.items():
+        groups[token] = joined(groups.get(token), visits)
+    return {token: groups[token] for token in sorted(groups)[:bound]} if len(groups) > bound else groups
 
 
 def ids(facts: Facts) -> list[bytes]:

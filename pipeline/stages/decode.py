@@ -77,8 +77,8 @@ def decode(records: Any, registry: Registry, max_bytes: int) -> Split[Decoded]:
                 raise Failure(Reason.TOO_LARGE, rule=f"longer than {max_bytes} bytes")
             source = _source(record.headers) if record.headers else NO_SOURCE
             if value[0] == 0xC3 or value[0] == _CONFLUENT_MAGIC:
-                schema, body = _from_avro(value, registry)
-                add(Decoded(record, source, schema, body, None))
+                schema, body, extra = _from_avro(value, registry)
+                add(Decoded(record, source, schema, body, extra))
                 continue
             value.decode()  # structs do not look at the encoding of what they skip
             found = head(value)
@@ -88,9 +88,9 @@ def decode(records: Any, registry: Registry, max_bytes: int) -> Split[Decoded]:
             try:
                 add(Decoded(record, source, schema, schema.decode(value), None))
             except msgspec.ValidationError as error:
-                if not str(error).startswith("Object contains unknown"):
+                if not _is_extra(error):
                     raise
-                add(Decoded(record, source, schema, *_with_extra(value, schema)))
+                add(Decoded(record, source, schema, *_with_extra(_any(value), schema)))
         except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             f = error if isinstance(error, Failure) else explain(_first(error, value))
             rejected.append(Rejected(record, f.stage, f.reason, f.path, f.rule, schema.title if schema else ""))
@@ -107,13 +107,21 @@ def _first(error: Exception, value: bytes) -> Exception:
     return error
 
 
-def _with_extra(value: bytes, schema: CompiledSchema) -> tuple[Any, dict[str, Any]]:
+def _is_extra(error: msgspec.ValidationError) -> bool:
+    """Is it a name that the schema does not know, or a key that may not stay in clear?"""
+    message = str(error)
+    return message.startswith("Object contains unknown") or (
+        message.startswith("Expected `str` matching regex") and " - at `key` in " in message
+    )
+
+
+def _with_extra(event: Any, schema: CompiledSchema) -> tuple[Any, dict[str, Any]]:
     extra: dict[str, Any] = {}
-    known = schema.shape.split(_any(value), "", extra)
+    known = schema.shape.split(event, "", extra)
     return schema.decode(_encode(known)), extra
 
 
-def _from_avro(value: bytes, registry: Registry) -> tuple[CompiledSchema, Any]:
+def _from_avro(value: bytes, registry: Registry) -> tuple[CompiledSchema, Any, dict[str, Any] | None]:
     """Avro single-object encoding (Avro 1.11, "Single-object encoding")."""
     if value[0] == _CONFLUENT_MAGIC:
         raise Failure(Reason.UNKNOWN_SCHEMA, rule="framed for a schema registry, and none is configured")
@@ -133,7 +141,12 @@ def _from_avro(value: bytes, registry: Registry) -> tuple[CompiledSchema, Any]:
     if found.get("type") != schema.schema.type:
         raise Failure(Reason.BAD_VALUE, "type", "not the type of its schema", Stage.VALIDATE)
     try:
-        return schema, schema.decode(_encode(found))
+        try:
+            return schema, schema.decode(_encode(found)), None
+        except msgspec.ValidationError as error:
+            if not _is_extra(error):
+                raise
+            return schema, *_with_extra(found, schema)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise explain(error) from None
 

@@ -1,7 +1,8 @@
 """What the identify leg keeps in its tables and sends on `identity`. Pure data and its encoding (msgpack arrays).
 
 Table `tokens`: packed token → `Row`, at the token's own partition. Table `evidence`, at the root's partition: packed
-root → the cluster's other members (`pack_members`), and `evidence_key(root, member)` → the member's `Facts`.
+root → the cluster's other members and who stays apart from it (`pack_members`), and `evidence_key(root, member)` → the
+member's `Facts`.
 
 A *stream* is one incarnation of a raw topic, written "<topic>\\0<incarnation>"; `Facts` name each once and refer to it
 by its index. So a row and a message can be read without any other, whoever wrote it.
@@ -17,6 +18,7 @@ import msgspec
 
 from ..errors import Corrupt
 from ..events import Origin, event_id, frame
+from .normalize import KINDS
 
 _TOKEN = re.compile(r"[a-z][a-z0-9_]*\.[0-9]+\.[0-9a-f]{32}")
 _PACKED = re.compile(rb"[a-z][a-z0-9_]*\.[0-9]+\..{16}", re.DOTALL)
@@ -31,12 +33,36 @@ Trait = tuple[int, int, int, int, bytes]
 """(event time, stream, partition, offset, value as canonical JSON)."""
 
 
+Consented = tuple[int, int, int, int, bool, str]
+"""(event time, stream, partition, offset, granted, source) of the event that said it last."""
+
+Visits = tuple[int, int]
+"""First and last event time with a group; the last one is that of its UTC day's beginning."""
+
+
+class Calculated(msgspec.Struct, array_like=True, gc=False):
+    """What computed traits are made from, by `Computed.key` and UTC day (0 if the trait has no period).
+
+    `sums` are (numbers, their sum in millionths as a signed little-endian integer). `tallies` go by value (canonical
+    JSON) before the day; a value without a day has been seen in no event that counts. `lasts` have no day: whether the
+    last value is recent enough shows by its time.
+    """
+
+    counts: dict[str, dict[int, int]] = {}
+    sums: dict[str, dict[int, tuple[int, bytes]]] = {}
+    firsts: dict[str, dict[int, Trait]] = {}
+    lasts: dict[str, Trait] = {}
+    tallies: dict[str, dict[bytes, dict[int, int]]] = {}
+
+
 class Facts(msgspec.Struct, array_like=True, gc=False):
     """What the events anchored on one token say: a state, not a delta.
 
     The token's log in `events.protected` has one order, so its state after `version` events is one state: of two,
     the one of higher version knows everything that the other does. `births` are all the earliest events that there
-    ever were, the earliest last: a profile was, or may have been, announced under the id of each.
+    ever were, the earliest last: a profile was, or may have been, announced under the id of each. There are none while
+    nothing but operators' decisions is known of the token; `first` and `last` say nothing then. `wrote` has for a
+    trait the index of its writer, (source, schema), in `writers`; none for what an earlier version has folded.
     """
 
     version: int
@@ -47,6 +73,17 @@ class Facts(msgspec.Struct, array_like=True, gc=False):
     events: dict[str, int]
     sources: list[str]
     traits: dict[str, Trait]
+    writers: list[tuple[str, str]] = []
+    wrote: dict[str, int] = {}
+    consents: dict[str, Consented] = {}
+    groups: dict[str, Visits] = {}
+    computed: Calculated | None = None
+    links: dict[str, bytes] = {}
+    """By the other token's text before its digest: who occurred with this token (`stages.partition.LINK` each)."""
+    decisions: dict[str, tuple[int, bytes, bool]] = {}
+    """What an operator said of this token and another one: event time, event id, link (or cut)."""
+    linked: int = 0
+    """How often links or decisions changed."""
 
 
 class Seen(msgspec.Struct, array_like=True, gc=False):
@@ -62,11 +99,20 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     late: bool = False
 
 
+Amount = tuple[str, int, bytes]
+"""(`Computed.key`, day, what was added: nothing for a count, the millionths of a sum, the value of a tally)."""
+
+Counted = tuple[int, int, int, int, list[Amount]]
+"""(received_at, stream, partition, offset, amounts) of the earliest known copy of an event: the one that counts."""
+
+
 class Row(msgspec.Struct, array_like=True, gc=False):
     """Everything that its owner knows of a token. A root has no `parent`.
 
-    `profile` is the id (16 bytes) under which the root was announced, or which the root told this token. `edges` are
-    the digests (16 bytes each) of the tokens with which a union has been asked for.
+    `profile` is the id (16 bytes) under which the root was announced, or which the root told this token; b"": none.
+    `edges` are the digests (16 bytes each) of tokens whose link is up to date for an event of `day`, if it is later
+    than `latest` (ms). `recent` are digests (8 bytes each) of the last distinct events by source, messageId and name;
+    `counted` has those that computed traits have counted.
     """
 
     parent: bytes = b""
@@ -74,12 +120,39 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     edges: bytes = b""
     facts: Facts | None = None
     seen: dict[int, Seen] = {}  # by stream << 32 | partition
+    recent: bytes = b""
+    counted: dict[bytes, Counted] = {}
+    day: int = -(1 << 62)
+    latest: int = -(1 << 62)
+    state: int = 0
+    """Bits of `SHARED`, `FULL` and, at a root, `SPLIT`."""
+
+
+SHARED = 1
+"""The token joins nobody by events: it has too many neighbours."""
+FULL = 2
+"""The tokens that hang together with it are as many as are worked on at once."""
+SPLIT = 4
+"""The root's cluster is more than one person."""
+
+
+class Join(msgspec.Struct, array_like=True, tag="j", frozen=True, gc=False):
+    """To the owner of a token: it occurred in an event with `anchor`, which ranks before it. Calls for a union."""
+
+    anchor: str
 
 
 class Union(msgspec.Struct, array_like=True, tag="u", frozen=True, gc=False):
-    """To the owner of a token: it belongs together with `low`, which ranks before it."""
+    """To the owner of a token: it is to be worked on together with `low`, which ranks before it."""
 
     low: str
+
+
+class Apart(msgspec.Struct, array_like=True, tag="p", frozen=True, gc=False):
+    """To a root: these tokens occurred with tokens of its cluster, and stay apart from it: shared, or `full`."""
+
+    tokens: list[str]
+    full: bool
 
 
 class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
@@ -94,13 +167,14 @@ class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
 
 
 class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
-    """To the owner of a token: its root, and the id of its profile."""
+    """To the owner of a token: its root, the id of its profile (b"": it has none), and bits of its `Row.state`."""
 
     root: str
     profile: bytes
+    state: int = 0
 
 
-Message = Union | Evidence | Assigned
+Message = Join | Union | Evidence | Apart | Assigned
 
 encode = msgspec.msgpack.Encoder().encode
 _row = msgspec.msgpack.Decoder(Row)
@@ -138,9 +212,12 @@ def check_row(table: str, key: bytes, value: bytes) -> None:
         unpack_members(value)
 
 
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+
+
 def token_rank(token: str) -> tuple[int, str]:
-    """The routing order of tokens; a cluster's smallest token is its root."""
-    return (0 if token.startswith("user_id.") else 1, token)
+    """The routing order of tokens; a cluster's smallest token is its root. It must never change: rows go by it."""
+    return _RANK.get(kind_of(token), len(_RANK)), token
 
 
 def kind_of(token: str) -> str:
@@ -197,24 +274,31 @@ def _unpacked(key: bytes) -> str:
         raise Corrupt("a key of the identify leg's tables does not read back") from None
 
 
-def pack_members(tokens: Iterable[str]) -> bytes:
-    """16 bytes a member: digests by the part before them."""
-    by_prefix: dict[str, list[bytes]] = {}
-    for token in tokens:
-        by_prefix.setdefault(token[:-_HEX], []).append(digest_of(token))
-    return encode({prefix: b"".join(digests) for prefix, digests in by_prefix.items()})
+def pack_members(members: Iterable[str], shared: Iterable[str] = (), full: Iterable[str] = ()) -> bytes:
+    """A cluster's members and those who stay apart from it; 16 bytes each: digests by the part before them."""
+    found: dict[str, list[bytes]] = {}
+    for mark, tokens in (("", members), (_SHARED, shared), (_FULL, full)):
+        for token in tokens:
+            found.setdefault(mark + token[:-_HEX], []).append(digest_of(token))
+    return encode({prefix: b"".join(digests) for prefix, digests in found.items()})
 
 
-def unpack_members(value: bytes) -> list[str]:
+def unpack_members(value: bytes) -> tuple[list[str], list[str], list[str]]:
+    """Members; and apart, because they are shared; and because there was no room."""
     try:
-        by_prefix = _members.decode(value)
+        found = _members.decode(value)
     except msgspec.MsgspecError:
         raise Corrupt("a row of members of the table evidence does not read back") from None
-    tokens = []
-    for prefix, digests in by_prefix.items():
+    tokens: tuple[list[str], list[str], list[str]] = [], [], []
+    for marked, digests in found.items():
+        which = (_SHARED, _FULL).index(marked[0]) + 1 if marked[:1] in (_SHARED, _FULL) else 0
+        prefix = marked[1:] if which else marked
         text = digests.hex()
-        tokens += [prefix + text[i : i + _HEX] for i in range(0, len(text), _HEX)]
+        tokens[which].extend(prefix + text[i : i + _HEX] for i in range(0, len(text), _HEX))
     return tokens
+
+
+_SHARED, _FULL = "!", "?"
 
 
 def stream(topic: str, incarnation: str) -> str:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ..errors import Misuse
 from .block import Blocked, check
+from .computed import Computed, load_computed
+from .schema import PLAIN_KEY
 
+_PURPOSE_RULE = "up to 64 letters, digits, `_` and `-`, a letter first"
+MAX_WINDOW = 4096
+"""Of `Duplicates`: 32 KiB in each row."""
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])\Z")
 HOUR = 3_600_000
@@ -55,6 +60,22 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     traits: int = 100
     sources: int = 100
     conflicts: int = 100
+    consents: int = 50
+    groups: int = 50
+    computed_values: int = 20
+
+
+class Duplicates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    window: int = 32
+    """Events remembered per anchor token, by source, messageId and name; 0: none."""
+
+
+Section = Literal["events", "traits", "sources", "computed", "groups"]
+
+
+class Consent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    withhold: dict[str, tuple[Section, ...]] = {}
+    """By purpose: what a profile does not show while it is denied."""
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +85,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     traits: Traits = Traits()
     bounds: Bounds = Bounds()
     blocked: Blocked = Blocked()
+    duplicates: Duplicates = Duplicates()
+    consent: Consent = Consent()
+    computed: dict[str, Computed] = {}
+    """By the trait's name; declared in a file of their own."""
 
     def links(self, kind: str) -> bool:
         """Whether an identifier of `kind` joins what it occurs with; an unknown kind does not."""
@@ -83,17 +108,22 @@ def span_ms(text: str) -> int:
     return int(found[1]) * (HOUR if found[2] == "h" else 24 * HOUR)
 
 
-def load_rules(text: str) -> Rules:
-    """Read the rules; `Misuse` names the key, or the line, that is wrong."""
+def load_rules(text: str, computed: str = "") -> Rules:
+    """Read the rules, `computed`: of computed.toml. `Misuse` names the key, or the line, that is wrong."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise Misuse(f"identity rules: not TOML: {e}") from None
+    if "computed" in found:
+        raise Misuse("identity rules: computed: is declared in computed.toml, beside these rules")
     try:
         rules = msgspec.convert(found, Rules)
     except msgspec.ValidationError as e:
         raise Misuse(f"identity rules: {_where(str(e))}") from None
     _check(rules, found)
+    if computed:
+        made = load_computed(computed, rules.bounds.computed_values, rules.duplicates.window)
+        rules = msgspec.structs.replace(rules, computed=made)
     return rules
 
 
@@ -140,3 +170,10 @@ def _check(rules: Rules, found: Mapping[str, Any]) -> None:
     if rules.limits.component_tokens < rules.limits.cluster_tokens:
         raise Misuse("identity rules: limits.component_tokens: must be at least limits.cluster_tokens")
     check(rules.blocked, rules.kinds)
+    if not 0 <= rules.duplicates.window <= MAX_WINDOW:
+        raise Misuse(
+            f"identity rules: duplicates.window: must be 0 (none) to {MAX_WINDOW}, got {rules.duplicates.window}"
+        )
+    for purpose in rules.consent.withhold:
+        if not PLAIN_KEY.fullmatch(purpose):
+            raise Misuse(f"identity rules: consent.withhold.{purpose}: a purpose is {_PURPOSE_RULE}")

@@ -2,22 +2,28 @@
 
 In: unions asked for by events, and messages of `identity`. Out: changed rows, messages, profiles. Rejects: none.
 Metrics: `profile`, `merged`, `union`, `evidence`, `assigned`. Cost: 4 µs for the profile of a changed root, 6–9 µs for
-a message.
+a message, and `stages.partition` when links have changed.
 
 A token is a *root* or points to a token that ranks before it. The root's partition holds the evidence: the members of
 the cluster and their facts. Every message says something that stays true of the set of events, and is taken in by a
 maximum or a union of sets; so the state that no message changes any more is the connected components, whatever
 the order, the repetition and the number of partitions.
 
+A cluster is what is *worked on together*, and often more than one person: the root divides it (`stages.partition`) and
+announces each part. It only grows; a join that the rules take back stays within it. So that it does not grow beyond
+all bounds, a token's owner no longer asks for unions once its root has said that it is shared (true for ever, as
+neighbours only become more), or that the cluster is full; the other end is told that the two stay `Apart`. A full
+cluster is the one place where the order of events matters.
+
 What is announced has an order all the same, since the last record of a key counts. A root that has been overtaken
 may announce its profile once more when it repeats its work after a crash. But then it also hands its evidence on
-once more, after that; and a root answers evidence that was handed on (`Evidence.moved`) by announcing its own profile
-and the ids of the tokens in it again, changed or not. So the last word is the final root's.
+once more, after that; and a root answers evidence that was handed on (`Evidence.moved`) by announcing its own profiles
+and the ids of the tokens in them again, changed or not. So the last word is the final root's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import islice
 
@@ -25,12 +31,17 @@ import msgspec
 
 from ..events import Merged
 from ..ports import Out, Table
-from .compose import combine, ids, profile, tokens_json
+from .compose import Said, combine, ids, profile, said
 from .identity_rows import (
     DIGEST,
+    FULL,
+    SHARED,
+    SPLIT,
+    Apart,
     Assigned,
     Evidence,
     Facts,
+    Join,
     Message,
     Row,
     Union,
@@ -38,6 +49,7 @@ from .identity_rows import (
     decode_row,
     encode,
     evidence_key,
+    kind_of,
     pack,
     pack_members,
     profile_id,
@@ -46,27 +58,68 @@ from .identity_rows import (
     unpack_members,
 )
 from .link import Rules
+from .partition import DAY, Partitioner
 
 SHIPPED_BYTES = 256 * 1024
 """Facts in one message at most; a record of Kafka is 1 MiB by default."""
 SHIPPED_TOKENS = 1000
 
+SPLIT_FROM = "split_from"
+"""Header of a profile that was part of another one (its id) until now."""
+
+_SHARED, _FULL = "shared", "component_tokens"
 _json = msgspec.json.Encoder().encode
+
+
+class Part:
+    """One person of a cluster."""
+
+    __slots__ = ("has_root", "ident", "others", "said", "tokens")
+
+    def __init__(self, tokens: list[str], has_root: bool, said: Said) -> None:
+        self.tokens = tokens
+        self.has_root = has_root
+        self.said = said
+        self.others: Facts | None = None  # the facts of the tokens but the root, combined; None: to be made again
+        self.ident: bytes = b""  # b"": to be found again
+
+
+Told = tuple[bytes, int]
+"""What a token's owner was told: its profile's id, and bits of `Row.state`."""
+
+Span = tuple[int, int, int, bool]
+"""Of a token's facts, what `partition` depends on: first, day of last, `linked`, are there events?"""
 
 
 class Cluster:
     """What a root's partition has decoded of a cluster. `facts` are those of the other members."""
 
-    __slots__ = ("facts", "ident", "members", "mentioned", "others", "tokens", "untold")
+    __slots__ = (
+        "apart",
+        "as_rule",
+        "facts",
+        "members",
+        "mentioned",
+        "parts",
+        "retell",
+        "shared",
+        "spans",
+        "stale",
+        "told",
+    )
 
-    def __init__(self, members: set[str], facts: dict[str, Facts]) -> None:
-        self.members = members
-        self.facts = facts
-        self.others: Facts | None = None  # `facts` combined; None: to be made again
-        self.tokens: msgspec.Raw | None = None  # None: to be made again
-        self.ident: bytes = b""  # b"": to be found again
-        self.mentioned: set[str] = set()  # tokens whose ids are to be announced as merged
-        self.untold: set[str] = set()  # members that are to be told their root
+    def __init__(self, as_rule: Told | None) -> None:
+        self.members: set[str] = set()
+        self.facts: dict[str, Facts] = {}
+        self.apart: dict[str, str] = {}  # tokens that stay outside → the rule that says so
+        self.parts: dict[str, Part] | None = None  # by token; None: to be made again
+        self.spans: dict[str, Span] = {}  # when `parts` was made
+        self.shared: set[str] | tuple[()] = ()
+        self.stale: dict[str, None] | None = {}  # tokens whose parts are to be announced; None: all
+        self.mentioned: dict[str, None] = {}  # tokens whose ids are to be announced as merged
+        self.told: dict[str, Told | None] = {}  # None: to be told again
+        self.retell = False  # is there something to be told?
+        self.as_rule = as_rule  # what those were told that are not in `told`; None: not known
 
 
 class Resolver:
@@ -74,6 +127,7 @@ class Resolver:
 
     def __init__(self, rules: Rules, tokens: Table, evidence: Table) -> None:
         self._rules = rules
+        self._partitioner = Partitioner(rules)
         self._tokens, self._evidence = tokens, evidence
         self.rows: dict[str, Row] = {}
         self.clusters: dict[str, Cluster] = {}
@@ -96,15 +150,35 @@ class Resolver:
 
     # -- unions ----------------------------------------------------------------------------------------------------
 
-    def join(self, token: str, other: str) -> None:
-        """An event names both; `token` is of this partition. Asks the owner of the higher one for the union."""
-        if token_rank(token) > token_rank(other):
-            self.union(token, other)
+    def join(self, anchor: str, token: str) -> None:
+        """An event of `anchor`, of this partition, names `token` as well, for the first time."""
+        state = self.row(anchor).state
+        if state & FULL:
+            self.apart(anchor, [token], full=True)
+        elif token_rank(anchor) > token_rank(token):  # of one kind
+            self.union(anchor, token)
+        elif not state & SHARED or kind_of(token) == kind_of(anchor):
+            self._send(token, Join(anchor))
+
+    def joined(self, token: str, anchor: str) -> None:
+        """The other end of `join`: `token` is of this partition."""
+        state = self.row(token).state
+        if state & SHARED and kind_of(token) != kind_of(anchor):
+            self._send(anchor, Apart([token], False))
+        elif state & FULL:
+            self._send(anchor, Apart([token], True))
         else:
-            self._send(other, Union(token))
+            self.union(token, anchor)
+
+    def link(self, anchor: str, token: str) -> None:
+        """An operator says that both are one person: `anchor` is of this partition."""
+        if token_rank(anchor) > token_rank(token):
+            self.union(anchor, token)
+        else:
+            self._send(token, Union(anchor))
 
     def union(self, high: str, low: str) -> None:
-        """`high`, of this partition, belongs together with `low`, which ranks before it."""
+        """`high`, of this partition, is to be worked on together with `low`, which ranks before it."""
         row = self.row(high)
         if not row.parent:
             self._give_up(high, row, low)
@@ -123,11 +197,30 @@ class Resolver:
             facts = cluster.facts.get(member)
             entries.append((member, 0, b"") if facts is None else (member, facts.version, encode(facts)))
         self._ship(low, entries)
+        for rule, full in ((_SHARED, False), (_FULL, True)):
+            if tokens := sorted(token for token, why in cluster.apart.items() if why == rule):
+                self._send(low, Apart(tokens, full))
         self._forget_evidence(root)
         row.parent = pack(low)
+        row.state &= ~SPLIT
         self._changed[root] = row
         self.folded.pop(root, None)  # shipped just now
         self._touched.pop(root, None)
+
+    def apart(self, token: str, others: list[str], *, full: bool) -> None:
+        """`others` occurred with a token of the cluster of `token`, of this partition, and stay outside."""
+        row = self.row(token)
+        if row.parent:
+            self._send(unpack(row.parent), Apart(others, full))
+            return
+        cluster = self._cluster(token)
+        rule = _FULL if full else _SHARED
+        news = [other for other in others if cluster.apart.get(other) not in (rule, _SHARED)]
+        if news:
+            cluster.apart.update(dict.fromkeys(news, rule))
+            self._put_members(token, cluster)
+            cluster.parts = None
+            self._touched[token] = None
 
     def _ship(self, to: str, entries: list[tuple[str, int, bytes]]) -> None:
         part: list[tuple[str, int, bytes]] = []
@@ -146,7 +239,7 @@ class Resolver:
         key = pack(root)
         members = self._evidence.get(key)
         if members is not None:
-            for member in unpack_members(members):
+            for member in unpack_members(members)[0]:
                 self._evidence.delete(evidence_key(root, member))
             self._evidence.delete(key)
 
@@ -161,36 +254,47 @@ class Resolver:
         members = cluster.members
         grown = False
         for member, version, facts in message.entries:
-            new = member not in members
-            if new:
+            if member not in members:
                 members.add(member)
-                cluster.untold.add(member)
+                cluster.told[member] = None
                 grown = True
             if version:
                 self._learn(token, cluster, member, version, facts)
             if message.moved:
-                cluster.mentioned.add(member)
-                cluster.untold.add(member)  # it, or one on its way, points elsewhere
+                cluster.mentioned[member] = None
+                cluster.told[member] = None  # it, or one on its way, points elsewhere
         if grown:
-            cluster.tokens = None
-            self._evidence.put(pack(token), pack_members(sorted(members)))
+            cluster.parts = None
+            self._put_members(token, cluster)
         if not message.entries:
             self._say_again(token)
         elif grown or message.moved:
+            cluster.stale = None
+            cluster.retell = True
             self._touched[token] = None
             self._tokens.touch(pack(token))  # an announcement without a changed row would be one that nobody sees
+
+    def _put_members(self, root: str, cluster: Cluster) -> None:
+        apart = sorted(cluster.apart.items())
+        shared, full = ([token for token, why in apart if why == rule] for rule in (_SHARED, _FULL))
+        self._evidence.put(pack(root), pack_members(sorted(cluster.members), shared, full))
 
     def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> None:
         known = cluster.facts.get(member)
         if known is not None and known.version >= version:
             return
         new = cluster.facts[member] = decode_facts(facts)
-        cluster.others = None
         self._evidence.put(evidence_key(root, member), facts)
         self._touched[root] = None
-        if known is None or len(known.births) != len(new.births) or known.births[-1] != new.births[-1]:
-            cluster.ident = b""
-            cluster.mentioned.add(member)
+        if cluster.stale is not None:
+            cluster.stale[member] = None
+        part = cluster.parts.get(member) if cluster.parts is not None else None
+        if part is not None:
+            part.others = None
+        if known is None or len(known.births) != len(new.births) or known.births[-1:] != new.births[-1:]:
+            cluster.mentioned[member] = None
+            if part is not None:
+                part.ident = b""
 
     def assigned(self, token: str, message: Assigned) -> None:
         row = self.row(token)
@@ -206,8 +310,9 @@ class Resolver:
                 return
             row.parent = pack(root)
             self._changed[token] = row
-        if row.profile != message.profile:
-            row.profile = message.profile
+        state = row.state | message.state
+        if row.profile != message.profile or row.state != state:
+            row.profile, row.state = message.profile, state
             self._changed[token] = row
 
     def repeat(self, keys: Iterable[bytes]) -> None:
@@ -226,23 +331,28 @@ class Resolver:
 
     def _say_again(self, root: str) -> None:
         cluster = self._cluster(root)
-        cluster.untold.update(cluster.members)
+        cluster.told.clear()
+        cluster.as_rule = None
+        cluster.stale = None
+        cluster.retell = True
         self._announced.discard(root)
         self._touched[root] = None
 
     def _cluster(self, root: str) -> Cluster:
         cluster = self.clusters.get(root)
         if cluster is None:
+            row = self.row(root)
+            as_rule = None if row.state & SPLIT else (row.profile, row.state & FULL)
+            cluster = self.clusters[root] = Cluster(as_rule)
             value = self._evidence.get(pack(root))
-            cluster = Cluster(set(), {})
             if value is not None:
-                members = unpack_members(value)
+                members, shared, full = unpack_members(value)
                 cluster.members.update(members)
+                cluster.apart.update(dict.fromkeys(full, _FULL) | dict.fromkeys(shared, _SHARED))
                 for member in members:
                     facts = self._evidence.get(evidence_key(root, member))
                     if facts is not None:
                         cluster.facts[member] = decode_facts(facts)
-            self.clusters[root] = cluster
         return cluster
 
     # -- what it comes to ------------------------------------------------------------------------------------------
@@ -259,6 +369,9 @@ class Resolver:
                 self._send(unpack(row.parent), Evidence([(token, facts.version, encode(facts))]))
             else:
                 touched[token] = None
+                stale = self._cluster(token).stale
+                if stale is not None:
+                    stale[token] = None
         for root in touched:
             self._announce(root, profiles)
         put = self._tokens.put
@@ -270,57 +383,127 @@ class Resolver:
         return profiles, messages
 
     def _announce(self, root: str, profiles: list[Out]) -> None:
-        row = self.row(root)
-        cluster = self._cluster(root)
-        facts = self._facts(row.facts, cluster)
-        if facts is None:
+        row, cluster = self.row(root), self._cluster(root)
+        known = cluster.facts
+        own = row.facts
+        if own is None and not known:
             return  # members without events yet: their anchors' facts are on the way
-        if root in self.reborn:
-            cluster.ident = b""
-            cluster.mentioned.add(root)
-        ident = cluster.ident
-        if not ident:
-            ident = cluster.ident = profile_id(facts, facts.births[-1])
-        if cluster.tokens is None:
-            cluster.tokens = tokens_json((root, *cluster.members))
-        now = self.now
-        other = ident != row.profile
-        if other:
-            row.profile = ident
-            self._changed[root] = row
-            cluster.untold.update(cluster.members)
-        if other or root not in self._announced:
+        parts = cluster.parts
+        stale = cluster.stale
+        if parts is not None:
+            for token in (root, *known) if stale is None else stale:
+                facts = own if token == root else known[token]
+                if facts is not None and _span(facts) != cluster.spans.get(token):
+                    parts = None
+                    break
+        divided = parts is None
+        if parts is None:
+            parts = self._divide(root, row, cluster)
+            stale = None
+        if root not in self._announced:
             # The life before may have announced it under another id, and a crash have taken that back here.
             self._announced.add(root)
-            cluster.mentioned.update(cluster.facts)
-            cluster.mentioned.add(root)
+            cluster.mentioned.update(dict.fromkeys(known))
+            cluster.mentioned[root] = None
+        if root in self.reborn:
+            parts[root].ident = b""
+            cluster.mentioned[root] = None
+        if stale is not None and len(stale) == 1:
+            spoken = [parts[token] for token in stale]
+        else:
+            spoken = list({id(parts[t]): parts[t] for t in (parts if stale is None else stale)}.values())
+        said: list[tuple[Part, Facts]] = []
+        for part in spoken:
+            facts = self._facts(part, own if part.has_root else None, cluster)
+            if facts is None:
+                continue
+            if not part.ident:
+                part.ident = profile_id(facts, facts.births[-1])
+                divided = True
+            said.append((part, facts))
+        came_from: dict[bytes, bytes] = {}
+        if divided or cluster.retell:
+            came_from = self._tell(root, row, cluster, parts)
+            cluster.retell = False
         if cluster.mentioned:
-            self._renounce(root, row, cluster, profiles)
-        profiles.append(Out(ident.hex().encode(), profile(ident, cluster.tokens, facts), now))
-        if cluster.untold:
-            for member in sorted(cluster.untold):
-                self._send(member, Assigned(root, ident))
-            cluster.untold.clear()
+            self._renounce(root, row, cluster, parts, profiles)
+        now = self.now
+        for part, facts in said:
+            ident = part.ident
+            headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
+            profiles.append(Out(ident.hex().encode(), profile(ident, part.said, facts, self._rules), now, headers))
+        cluster.stale = {}
 
-    def _facts(self, own: Facts | None, cluster: Cluster) -> Facts | None:
-        """Everything that is known of a root's cluster."""
-        if not cluster.facts:
-            return own
+    def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:
+        known = dict(cluster.facts)
+        if row.facts is not None:
+            known[root] = row.facts
+        found = self._partitioner.divide(known, {root, *cluster.members}, cluster.apart)
+        parts: dict[str, Part] = {}
+        most = self._rules.bounds.conflicts
+        for tokens, seen, conflicts in found.parts:
+            part = Part(tokens, root in tokens, said(tokens, seen, conflicts, most))
+            parts.update(dict.fromkeys(tokens, part))
+        cluster.parts, cluster.shared = parts, found.shared or ()
+        cluster.spans = {token: _span(facts) for token, facts in known.items()}
+        return parts
+
+    def _tell(self, root: str, row: Row, cluster: Cluster, parts: dict[str, Part]) -> dict[bytes, bytes]:
+        """Tell each member's owner what it does not know; return, by new id, the profile that it was part of."""
+        room = FULL if len(parts) >= self._rules.limits.component_tokens else 0
+        told, shared, as_rule = cluster.told, cluster.shared, cluster.as_rule
+        own = parts[root]
+        if not told and not shared and as_rule == (own.ident, room) and len(own.tokens) == len(parts):
+            return {}  # one person still, and everybody knows
+        live = {part.ident for part in parts.values()}
+        came_from: dict[bytes, bytes] = {}
+        for token, part in parts.items():
+            ident = part.ident
+            now = ident, room | SHARED if token in shared else room
+            before = (row.profile, row.state & ~SPLIT) if token == root else told.get(token, as_rule)
+            if before == now:
+                continue
+            if before is not None and before[0] not in (ident, b"") and before[0] in live and ident:
+                came_from[ident] = before[0]
+            if before is None or before[0] != ident:
+                cluster.mentioned[token] = None
+            if token == root:
+                row.profile, row.state = ident, row.state | now[1]
+                self._changed[root] = row
+            else:
+                self._send(token, Assigned(root, *now))
+                told[token] = now
+        state = row.state & ~SPLIT | (SPLIT if len(live) > 1 else 0)
+        if state != row.state:
+            row.state = state
+            self._changed[root] = row
+        if len(live) == 1 and not shared:
+            told.clear()
+            cluster.as_rule = row.profile, room
+        return came_from
+
+    def _facts(self, part: Part, own: Facts | None, cluster: Cluster) -> Facts | None:
+        """Everything that is known of a part; None if no event is."""
         bounds = self._rules.bounds
-        if cluster.others is None:
-            cluster.others = reduce(lambda a, b: combine(a, b, bounds), cluster.facts.values())
-        return cluster.others if own is None else combine(own, cluster.others, bounds)
+        if own is not None and not own.births:
+            own = None
+        if part.others is None:
+            others = [f for token in part.tokens if (f := cluster.facts.get(token)) is not None and f.births]
+            if not others:
+                return own
+            part.others = reduce(lambda a, b: combine(a, b, bounds), others)
+        return part.others if own is None else combine(own, part.others, bounds)
 
-    def _renounce(self, root: str, row: Row, cluster: Cluster, profiles: list[Out]) -> None:
-        """Say of each id that the mentioned tokens may have been announced under that it is part of this profile."""
-        value = _json(Merged(cluster.ident.hex()))
-        renounced: set[bytes] = set()
+    def _renounce(self, root: str, row: Row, cluster: Cluster, parts: Mapping[str, Part], profiles: list[Out]) -> None:
+        """Say of each id that the mentioned tokens may have been announced under that it is part of their profile."""
+        renounced: dict[bytes, bytes] = {}
         for token in sorted(cluster.mentioned):
             facts = row.facts if token == root else cluster.facts.get(token)
-            if facts is not None:
-                renounced.update(ids(facts))
-        renounced.discard(cluster.ident)
-        profiles.extend(Out(ident.hex().encode(), value, self.now) for ident in sorted(renounced))
+            part = parts.get(token)
+            if facts is not None and part is not None and part.ident:
+                renounced.update((ident, part.ident) for ident in ids(facts) if ident != part.ident)
+        for ident, into in sorted(renounced.items()):
+            profiles.append(Out(ident.hex().encode(), _json(Merged(into.hex())), self.now))
         cluster.mentioned.clear()
 
     def _send(self, to: str, message: Message) -> None:
@@ -333,3 +516,7 @@ class Resolver:
         for cached in (self.rows, self.clusters):
             for token in list(islice(cached, max(0, len(cached) - most))):
                 del cached[token]
+
+
+def _span(facts: Facts) -> Span:
+    return facts.first, facts.last // DAY, facts.linked, bool(facts.births)

@@ -21,6 +21,9 @@ TYPES = ("identify", "track", "page", "screen", "group", "alias")
 EXTRA = "$extra"
 """The path under which what a schema does not name is sealed, whole."""
 
+PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""What a key of a map in clear must be whole. Keys are the producer's own words: any other is sealed with its value."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBERS = ("int", "long", "float", "double")  # each may become a later one
 _PRIMITIVES = {"string", "boolean", *_NUMBERS}

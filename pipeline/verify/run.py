@@ -7,7 +7,7 @@ Disk: `events.protected` and the identify leg's changelogs once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +16,11 @@ import msgspec
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..events import Origin, Topic
-from ..stages.fold import Event
+from ..stages.content import Event
+from ..stages.fold import DECISIONS
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
-from ..stages.recompute import recompute
+from ..stages.recompute import recompute, repeated
 from . import records
 from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
@@ -27,7 +28,7 @@ from .findings import Check, Findings, Report
 from .keys import Keys
 from .log import Progress, Snapshot, standing, unseen
 from .profiles import Profiles
-from .tables import Cluster, Tables
+from .tables import Known, Person, Tables
 
 SUBJECT_KEYS = "protect/subject-keys"
 TOKENS = "identify/tokens"
@@ -184,7 +185,7 @@ class _Run:
         buckets.write(kind, taken, ids)
 
     def _bucket(self, bucket: Iterable[tuple[Kind, Found]], profiles: Profiles) -> None:
-        events: dict[Origin, tuple[bytes, str, int]] = {}
+        events: dict[Origin, tuple[bytes, Event]] = {}
         rows: dict[Kind, list[Found]] = {Kind.TOKEN: [], Kind.EVIDENCE: []}
         for kind, found in bucket:
             if kind != Kind.EVENT:
@@ -193,10 +194,8 @@ class _Run:
             value = found.value or b""
             event = _event.decode(value)
             o = event.origin
-            events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event.anchor, event.received_at
-        anchored: dict[str, list[Origin]] = defaultdict(list)
-        for origin, (_, anchor, _) in events.items():
-            anchored[anchor].append(origin)
+            events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event
+        known = self._known(events)
         tables = Tables(
             self._logs[TOKENS],
             self._logs[EVIDENCE],
@@ -205,14 +204,41 @@ class _Run:
             rows[Kind.EVIDENCE],
             self._findings,
         )
-        for profile in recompute((value for value, _, _ in events.values()), self._rules):
+        people: list[Person] = []
+        for profile in recompute((value for value, _ in events.values()), self._rules):
             announced = _announced.decode(profile)
             tokens = [token for group in announced.tokens.values() for token in group]
-            oldest = min((o for token in tokens for o in anchored.get(token, ())), key=lambda o: (events[o][2], o))
+            origins = (o for token in tokens for o in known[token].origins)
+            oldest = min(origins, key=lambda o: (events[o][1].received_at, o))
             ident = bytes.fromhex(announced.profile_id)
             profiles.expect(ident, profile, oldest)
-            tables.check(Cluster(tokens, ident, oldest), anchored)
+            people.append(Person(tokens, ident))
+        tables.check(known, people)
         tables.close()
+
+    def _known(self, events: Mapping[Origin, tuple[bytes, Event]]) -> dict[str, Known]:
+        """Every token of which the identify leg keeps a row."""
+        links = self._rules.links
+        first: dict[str, Origin] = {}
+        anchored: dict[str, list[Origin]] = defaultdict(list)
+        for origin in sorted(events):
+            event = events[origin][1]
+            first.setdefault(event.anchor, origin)
+            anchored[event.anchor].append(origin)
+            if event.type != "cut" and links(kind_of(event.anchor)):
+                for token in event.tokens.values():
+                    if links(kind_of(token)):
+                        first.setdefault(token, origin)
+        return {
+            token: Known(at, anchored[token], self._uncounted(anchored[token], events)) for token, at in first.items()
+        }
+
+    def _uncounted(self, origins: list[Origin], events: Mapping[Origin, tuple[bytes, Event]]) -> int:
+        """Of one token's events: operators' decisions and repeats, which its counters pass over."""
+        told = [(o, event) for o in origins if (event := events[o][1]).type not in DECISIONS]
+        told.sort(key=lambda pair: (pair[1].received_at, pair[0]))
+        messages = [(event.source, event.message_id, event.event or event.type) for _, event in told]
+        return len(origins) - len(told) + sum(repeated(messages, self._rules.duplicates.window))
 
 
 def _routing_digest(key: bytes, kind: Kind) -> bytes | None:

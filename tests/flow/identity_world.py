@@ -22,7 +22,47 @@ from pipeline.flow.identify import IdentifyLeg
 from pipeline.ports import STATE, Out, PartitionLeg
 from pipeline.stages.link import Rules, load_rules
 
-RULES = load_rules((Path(__file__).parents[2] / "schemas" / "identity.toml").read_text())
+COMPUTED = """
+version = 1
+[computed.bought]
+op = "count"
+event = "Bought"
+[computed.bought_2d]
+op = "count"
+event = "bought"
+period = "2d"
+[computed.spent]
+op = "sum"
+event = "Bought"
+path = "properties.total"
+[computed.spent_3d]
+op = "sum"
+event = "Bought"
+path = "properties.total"
+period = "3d"
+[computed.first_item_3d]
+op = "first"
+event = "Bought"
+path = "properties.item"
+period = "3d"
+[computed.last_item_1d]
+op = "last"
+event = "Bought"
+path = "properties.item"
+period = "1d"
+[computed.usual_item]
+op = "most_frequent"
+event = "Bought"
+path = "properties.item"
+[computed.usual_item_2d]
+op = "most_frequent"
+event = "track"
+path = "properties.item"
+period = "2d"
+"""
+WITHHOLD = '[consent.withhold]\nAds = ["events", "computed"]\nMail = ["traits"]\nSharing = ["sources", "groups"]\n'
+SHIPPED = (Path(__file__).parents[2] / "schemas" / "identity.toml").read_text()
+RULES = load_rules(SHIPPED.replace("[consent.withhold]\n", WITHHOLD), COMPUTED)
 SOURCES = (Topic.PROTECTED.value, Topic.IDENTITY.value)
 
 
@@ -105,9 +145,11 @@ class World:
 
     # -- topics --
 
-    def append(self, topic: str, key: bytes, value: bytes | None, timestamp: int) -> None:
+    def append(
+        self, topic: str, key: bytes, value: bytes | None, timestamp: int, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         log = self.topics[topic][partition_of(key, self.partitions)]
-        log.append(RawRecord(len(log), timestamp, key, value))
+        log.append(RawRecord(len(log), timestamp, key, value, tuple(headers)))
 
     def publish(self, event: ProtectedEvent) -> None:
         self.append(Topic.PROTECTED, event.anchor.encode(), msgspec.json.encode(event), event.received_at)
@@ -180,7 +222,7 @@ class World:
             return
         for topic, outs in phase.items():
             for out in outs:
-                self.append(topic, out.key, out.value, out.timestamp)
+                self.append(topic, out.key, out.value, out.timestamp, out.headers)
 
     def _write_part(
         self,
@@ -195,7 +237,7 @@ class World:
             return
         for topic, outs in phase.items():
             for out in outs[: cut(len(outs))]:
-                self.append(topic, out.key, out.value, out.timestamp)
+                self.append(topic, out.key, out.value, out.timestamp, out.headers)
 
     def settle(self, batch: int = 1_000_000) -> None:
         """Go on without crashes until nothing waits and nothing changes."""

@@ -94,6 +94,20 @@ def test_each_field_is_treated_as_its_schema_says() -> None:
     }
 
 
+def test_of_a_map_in_clear_only_plain_keys_stay() -> None:
+    leg = Leg()
+    purposes = {"Advertising": False, CANARY: True, "p" * 10_000: 1, "a.b": True, "": True}
+    side, found = leg.one(event(context={"consent": {"categoryPreferences": purposes}}))
+    assert side == "protected"
+    assert found["clear"] == {"context": {"consent": {"categoryPreferences": {"Advertising": False}}}}
+    at = "context.consent.categoryPreferences."
+    sealed = {CANARY.replace(".", "\\."): True, "p" * 10_000: 1, "a\\.b": True, "": True}
+    assert opened(leg, found)["$extra"] == {at + name: value for name, value in sealed.items()}
+    assert leg.one(event(context={"consent": {"categoryPreferences": {"Advertising": 1}}}))[0] == "rejected"
+    many = {f"p{i}": True for i in range(10_000)}
+    assert leg.one(event(context={"consent": {"categoryPreferences": many}}))[0] == "protected"
+
+
 def test_a_sealed_value_opens_at_its_own_place_only() -> None:
     leg = Leg()
     _, found = leg.one(event(context={"ip": "192.0.2.1"}))

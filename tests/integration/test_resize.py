@@ -99,7 +99,7 @@ def homes(name: str, rows: Mapping[tuple[int, bytes], bytes]) -> dict[bytes, byt
     for (_, key), value in rows.items():
         if not key.startswith(b"\0"):
             found[key] = unpack(key).encode()
-            for member in unpack_members(value):
+            for member in unpack_members(value)[0]:
                 found[b"\0" + key[-16:] + bytes.fromhex(member[-32:])] = found[key]
     return found
 

@@ -175,6 +175,15 @@ def test_avro_and_json_of_one_event_are_protected_alike() -> None:
     assert leg.one(avro("order_completed", fields)) == leg.one(json.dumps(fields).encode())
 
 
+def test_keys_that_may_not_stay_in_clear_are_taken_out_of_avro_as_well() -> None:
+    fields = {**ORDER, "context": {"consent": {"categoryPreferences": {"Ads": True, "not plain": False}}}}
+    leg = Leg()
+    side, found = leg.one(avro("order_completed", fields))
+    assert side == "protected"
+    assert (side, found) == leg.one(json.dumps(fields).encode())
+    assert found["clear"]["context"] == {"consent": {"categoryPreferences": {"Ads": True}}}
+
+
 def test_free_form_json_travels_in_avro_as_a_string() -> None:
     fields = {**ORDER, "event": "Any", "properties": '{"deep": [1, {"er": null}]}'}
     found, _ = one(avro("track", fields))

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters import schema_files
 from pipeline.errors import Misuse
 from pipeline.stages.link import load_rules
 from pipeline.stages.normalize import KINDS
+from pipeline.stages.registry import plain_name
+from pipeline.stages.schema import Protect
 
-SHIPPED = (Path(__file__).parents[2] / "schemas" / "identity.toml").read_text()
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+SHIPPED = (SCHEMAS / "identity.toml").read_text()
 USER = "[kinds]\nuser_id = { priority = 1 }\n"
 
 
@@ -53,6 +57,15 @@ def test_a_pattern_that_spares_ordinary_values_is_taken(pattern: str) -> None:
         ("version = 1\n" + USER + "[blocked.kinds.user_id]\npatterns = ['0', '\\S*']\n", "kinds.user_id.patterns[1]"),
         ("version = 1\n" + USER + "[blocked]\npatterns = ['[0-9].*', '[a-z].*']\n", "blocked: blocks every user_id"),
         ("version = 1\n" + USER + "[blocked.kinds.email]\nliterals = ['x']\n", "blocked.kinds.email: no such kind"),
+        ("version = 1\n" + USER + "[duplicates]\nwindow = -1\n", "duplicates.window: must be 0 (none) to 4096"),
+        ("version = 1\n" + USER + "[duplicates]\nwindow = 4097\n", "duplicates.window"),
+        ("version = 1\n" + USER + "[consent.withhold]\nAds = ['tokens']\n", "consent.withhold"),
+        (
+            "version = 1\n" + USER + "[consent.withhold]\n'all ads' = ['traits']\n",
+            "consent.withhold.all ads: a purpose is",
+        ),
+        ("version = 1\n" + USER + "[bounds]\nconsents = 0\n", "bounds.consents: must be at least 1"),
+        ("version = 1\n" + USER + "[computed.orders]\nop = 'count'\n", "computed: is declared in computed.toml"),
     ],
 )
 def test_a_wrong_rule_is_named(text: str, told: str) -> None:
@@ -60,3 +73,68 @@ def test_a_wrong_rule_is_named(text: str, told: str) -> None:
         load_rules(text)
     assert told in str(refused.value)
     assert str(refused.value).startswith("identity rules: ")
+
+
+# -- computed traits ---------------------------------------------------------------------------------------------------
+
+RULES = "version = 1\n" + USER
+COUNT = "[computed.orders]\nop = 'count'\nevent = 'Order Completed'\n"
+SUM = "[computed.spent]\nop = 'sum'\nevent = 'Order Completed'\npath = 'properties.total'\n"
+WIDE = "".join(
+    f"[computed.t{i}]\nop = 'most_frequent'\nevent = 'page'\npath = 'a'\nperiod = '366d'\n" for i in range(3)
+)
+
+
+def test_the_shipped_computed_traits_look_at_what_the_schemas_have_in_clear() -> None:
+    rules = load_rules(SHIPPED, (SCHEMAS / "computed.toml").read_text())
+    registry = schema_files.load(SCHEMAS)
+    for name, trait in rules.computed.items():
+        found = registry.of("track", trait.event)
+        assert found is not None, name
+        assert plain_name(found.schema.event) == trait.event, name
+        fields = found.schema.fields
+        for part in trait.path:
+            (at,) = [f for f in fields if f.name == part]
+            fields = at.type.fields
+        if trait.path:
+            assert at.protect is Protect.CLEAR, name
+
+
+def test_another_definition_under_the_same_name_has_a_state_of_its_own() -> None:
+    def key(text: str) -> str:
+        return load_rules(RULES, "version = 1\n" + text).computed["spent"].key
+
+    assert key(SUM) == key(SUM.replace("Order Completed", "order_completed"))
+    assert (
+        len({key(SUM), key(SUM + "period = '7d'\n"), key(SUM.replace("total", "tax")), key(SUM.replace("sum", "last"))})
+        == 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("version = ", "not TOML"),
+        (COUNT, "version: this sealstream reads version 1"),
+        ("version = 1\n[orders]\nop = 'count'\n", "orders: is not known here"),
+        ("version = 1\ncomputed = 3\n", "computed: must hold a table for each trait"),
+        ("version = 1\n[computed]\norders = 3\n", "computed.orders: Expected `object`"),
+        ("version = 1\n" + COUNT.replace("orders", "'My Orders'"), "computed.My Orders: a name is"),
+        ("version = 1\n" + COUNT.replace("'count'", "'mean'"), "computed.orders.op: "),
+        ("version = 1\n" + COUNT + "color = 1\n", "computed.orders: Object contains unknown field `color`"),
+        ("version = 1\n[computed.orders]\nop = 'count'\n", "computed.orders: Object missing required field `event`"),
+        ("version = 1\n" + COUNT.replace("Order Completed", "--"), "computed.orders.event: must be the name"),
+        ("version = 1\n" + COUNT + "path = 'properties.total'\n", "computed.orders.path: count counts events"),
+        ("version = 1\n" + SUM.replace("properties.total", ""), "computed.spent.path: sum needs the path"),
+        ("version = 1\n" + SUM.replace("properties.total", "properties..total"), "computed.spent.path: must be names"),
+        ("version = 1\n" + COUNT + "period = '1w'\n", "computed.orders.period: must be whole days"),
+        ("version = 1\n" + COUNT + "period = '367d'\n", "computed.orders.period: must be whole days"),
+        ("version = 1\n" + "".join(COUNT.replace("orders", f"o{i}") for i in range(51)), "at most 50 traits"),
+        ("version = 1\n" + WIDE, "bytes per token, more than"),
+    ],
+)
+def test_a_wrong_computed_trait_is_named(text: str, told: str) -> None:
+    with pytest.raises(Misuse) as refused:
+        load_rules(RULES, text)
+    assert told in str(refused.value)
+    assert str(refused.value).startswith("computed traits: ")
