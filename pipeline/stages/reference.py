@@ -15,15 +15,33 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
-from ..events import ProtectedEvent
+from ..events import frame
 from .link import Rules
 
 Pair = tuple[str, str]
 """Two tokens, in the order of their text."""
+
+
+class Event(Protocol):
+    """What counts of a `ProtectedEvent` here."""
+
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def anchor(self) -> str: ...
+    @property
+    def tokens(self) -> Mapping[str, str]: ...
 
 
 class Edge(NamedTuple):
@@ -55,9 +73,16 @@ class Ruling(NamedTuple):
     cuts: dict[Pair, Edge]
     shared: dict[str, int]
     """Shared tokens, and how many distinct neighbours they have that count."""
+    first: dict[str, int]
+    """Every token's first sighting, ms; 0 for what only operators' decisions name."""
 
 
-def decide(events: Iterable[ProtectedEvent], rules: Rules) -> Ruling:
+def profile_id(event_id: str) -> str:
+    """Return the id of the profile whose oldest event, by Kafka time and origin, has this id."""
+    return hashlib.sha256(frame(b"sealstream/profile-id/1", bytes.fromhex(event_id))).hexdigest()[:32]
+
+
+def decide(events: Iterable[Event], rules: Rules) -> Ruling:
     """Who is who. Time: E log E in the edges."""
     edges: dict[Pair, Edge] = {}
     decisions: dict[Pair, tuple[int, str, str, Edge]] = {}
@@ -99,7 +124,7 @@ def decide(events: Iterable[ProtectedEvent], rules: Rules) -> Ruling:
             refused.append(Refused(edge, "shared"))
         else:
             _judge(edge, people.obstacle(edge, limits=True), people, joined, within, refused)
-    return Ruling(people.all(), joined, within, refused, links, cuts, shared)
+    return Ruling(people.all(), joined, within, refused, links, cuts, shared, first)
 
 
 def _judge(

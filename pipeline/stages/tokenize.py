@@ -1,8 +1,9 @@
 """Tokenize: take every field that may not stay out of the event, and make tokens of its identifiers.
 
 In: `Decoded`, whose body is consumed: what stays in it is clear. Out: `Tokenized`. Rejects: `no_identifier`,
-`bad_identifier`, and those of `decision`. Counts: identifiers without a normal form, by kind. Cost: 2.3 µs with 3 tokens that are remembered; a
-phone number seen for the first time takes 100 µs more, another identifier 5 (bench/costs.py).
+`bad_identifier`, and those of `decision`. Counts: identifiers without a normal form, by kind. Cost: 2.3 µs with 3
+tokens that are remembered; a phone number seen for the first time takes 100 µs more, another identifier 5
+(bench/costs.py).
 
 An identifier that has no normal form makes no token. Where its field is sealed as well, the event passes, as nothing
 is lost; where the token is all that would remain of it, the event is rejected. Empty ones count as absent.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.events import ProtectedEvent
 from pipeline.stages.link import Rules
 from pipeline.stages.reference import Ruling, decide
-from tests.stages.identity_events import DAY, RULES, anonymous, device, email, phone, seen, token, user
+from tests.stages.identity_events import DAY, RULES, anonymous, device, email, phone, rules, seen, token, user
 
 U1, U2, E1, E2, E3, D1, A1, A2 = user(1), user(2), email(1), email(2), email(3), device(1), anonymous(1), anonymous(2)
 
@@ -31,8 +31,8 @@ def ruled(*events: ProtectedEvent, by: Rules = RULES) -> Ruling:
 
 def plain(ruling: Ruling) -> tuple[object, ...]:
     """What may be compared: lists whose order says nothing are sorted."""
-    people, joined, within, refused, links, cuts, shared = ruling
-    return sorted(people), joined, within, refused, sorted(links), cuts, shared
+    people, joined, within, refused, links, cuts, shared, first = ruling
+    return sorted(people), joined, within, refused, sorted(links), cuts, shared, first
 
 
 def people(ruling: Ruling) -> list[set[str]]:
@@ -165,6 +165,8 @@ def test_only_neighbours_of_an_equal_or_stronger_kind_make_a_token_shared() -> N
     ruling = ruled(*(seen(n, D1, anonymous(n)) for n in range(9)))
     assert not ruling.shared
     assert together(ruling, D1, *(anonymous(n) for n in range(9)))
+    few = rules(("email = { priority = 2,", "email = { priority = 2, shared = 3,"))
+    assert not ruled(*(seen(n, E1, phone(n), time=n * DAY) for n in range(9)), by=few).shared
 
 
 def test_what_is_seen_a_million_times_with_few_is_not_shared() -> None:
