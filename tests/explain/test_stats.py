@@ -31,6 +31,12 @@ def test_profiles_are_counted_by_size_and_identifiers_by_kind() -> None:
     assert found.overmerge.largest[0] == (profile_id(oldest.event_id), 6)
 
 
+def test_two_of_a_kind_are_no_singleton_and_kinds_that_no_rule_names_come_last() -> None:
+    found = counted(seen(0, anonymous(1), anonymous(2), kind="alias"), seen(1, token("a_shoe_size", 1)))
+    assert found.undermerge.singletons == {"a_shoe_size": 1}
+    assert list(found.identifiers.items()) == [("anonymous_id", 2), ("a_shoe_size", 1)]
+
+
 def test_conflicts_shared_and_decisions_are_counted() -> None:
     kiosk = [seen(n, user(10 + n), D1) for n in range(4)]
     found = counted(

@@ -10,7 +10,7 @@ from pipeline.explain.evidence import gather
 from pipeline.explain.timeline import Timeline, What, component, founder, timeline
 from pipeline.stages.reference import profile_id
 from tests.explain.test_evidence import sightings
-from tests.stages.identity_events import RULES, anonymous, device, email, seen, token, user
+from tests.stages.identity_events import RULES, anonymous, device, email, rules, seen, token, user
 
 U1, U2, E1, D1, A1, A2 = user(1), user(2), email(1), device(1), anonymous(1), anonymous(2)
 
@@ -57,6 +57,12 @@ def test_a_late_event_splits_and_says_so() -> None:
     assert split.cause.event_id == events[2].event_id
 
 
+def test_a_conflict_that_leaves_with_its_identifier_is_not_settled() -> None:
+    third = [seen(1, user(3), D1, time=60), seen(2, U2)]
+    found = told(U1, seen(0, U1, D1, time=50), *third, seen(3, U2, D1, time=10))
+    assert [e.what.value for e in found.entries] == ["first_seen", "conflict", "split", "conflict"]
+
+
 def test_a_stronger_sighting_splits_without_being_late() -> None:
     found = told(U1, seen(0, U1, D1, time=1), seen(1, E1, D1, time=2), seen(2, U2, E1, time=9))
     split = next(e for e in found.entries if e.what is What.SPLIT)
@@ -87,6 +93,10 @@ def test_only_the_component_counts_and_groups_do_not_connect_it() -> None:
     group = token("group_id", 1)
     events = sightings(seen(0, U1, A1, group), seen(1, U2, A2, group), seen(2, A1, D1), seen(3, group))
     assert component(events, RULES, U1) == [events[0], events[2]]
+    mute = rules(("user_id = { priority = 1, limit = 1 }", "user_id = { priority = 1, links = false }"))
+    apart = sightings(seen(0, U1, E1), seen(1, U1, email(2)))
+    assert component(apart, mute, U1) == apart
+    assert component(apart, mute, E1) == []
     far = sightings(seen(0, U1, A1, time=1), seen(1, U2, A1), seen(2, U2, E1), seen(3, E1, D1, kind="cut"), seen(4, D1))
     assert component(far, RULES, U1) == far
 
