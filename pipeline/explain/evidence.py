@@ -1,7 +1,7 @@
 """What of many protected events decides who is who: few of them, whatever their number.
 
 Of events with the same anchor and tokens only those matter that were the earliest so far, by event time, when they
-were received. Memory: by distinct sets of tokens that occurred together, about 1 kB each of three tokens, not by events.
+were received. Memory: by distinct sets of tokens that occurred together, not by events; 1 kB each of three tokens.
 """
 
 from __future__ import annotations

@@ -107,8 +107,9 @@ def source(schema: EventSchema) -> tuple[str, dict[str, Any]]:
     lines = list(writer.body(schema.fields, "event", gone=False))
     strongest_first = [name for _, name in sorted((rank, name) for rank, name in writer.tokens if rank is not None)]
     head = ["tokens, secrets = {}, []"]
+    unranked = [name for rank, name in writer.tokens if rank is None]
     if writer.tokens:
-        head.append(f"{' = '.join(name for _, name in writer.tokens)} = None")
+        head.append(f"{' = '.join(strongest_first + unranked)} = None")
     tail = [f"return tokens, {' or '.join(strongest_first) or None}, secrets"]
     text = "def extract(event, makers, unusable):\n" + "\n".join(f"    {line}" for line in [*head, *lines, *tail])
     names: dict[str, Any] = {f"P{i}": place for i, place in enumerate(writer.places)}

@@ -10,7 +10,7 @@ from pipeline.explain.evidence import gather
 from pipeline.explain.plan import Plan, plan
 from pipeline.stages.reference import profile_id
 from tests.explain.test_evidence import sightings
-from tests.stages.identity_events import RULES, anonymous, device, email, rules, seen, user
+from tests.stages.identity_events import RULES, device, email, phone, rules, seen, user
 
 U1, U2, E1, E2, D1 = user(1), user(2), email(1), email(2), device(1)
 
@@ -57,6 +57,8 @@ def test_a_kind_that_links_no_more_leaves_profiles() -> None:
     assert (found.profiles, found.splits, found.changes) == ((2, 2), 1, True)
     back = plan(gather(sightings(seen(0, U1, D1))), rules(NO_DEVICES), RULES)
     assert (back.merges, back.changes) == (1, True)
+    many = sightings(seen(0, U1, D1), seen(1, U2, device(2)), seen(2, U2, device(3)))
+    assert len(plan(gather(many), rules(NO_DEVICES), RULES).samples) == 2
 
 
 def test_rules_that_change_nothing_say_so() -> None:
@@ -71,14 +73,15 @@ def test_what_is_blocked_is_only_said() -> None:
 
 
 def test_a_conflict_under_another_rule_is_a_change() -> None:
-    found = planned(*TWO, change=("shared = 3", "shared = 1"))
-    assert found.changes
+    found = planned(*TWO, change=("cluster_tokens = 12", "cluster_tokens = 2"))
+    assert (found.changes, found.samples) == (True, [])
+    assert found.conflicts == {"cluster_tokens": (0, 1), "limit.user_id": (1, 0)}
 
 
 def test_samples_are_bounded_and_the_largest_come_first() -> None:
     events = [seen(n, user(n), device(n // 2), time=n) for n in range(20)]
-    events += [seen(100 + n, user(4), anonymous(n)) for n in range(3)]
+    events += [seen(100 + n, user(18), phone(n)) for n in range(2)]
     found = planned(*events, change=MORE_USERS, samples=4)
     assert found.merges == 10
     assert len(found.samples) == 4
-    assert anonymous(0) in found.samples[0].tokens
+    assert phone(0) in found.samples[0].tokens
