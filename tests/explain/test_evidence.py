@@ -1,6 +1,8 @@
 """The few events that decide: as good as all of them.
 
-Mutations seen red: TODO
+Mutations seen red: decisions about the same two are one; events of different tokens are one; only the earliest by its own
+time is kept, or only the first received; what a later one replaces is kept; ordered by their own times; a decision founds
+a profile.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def test_what_is_gathered_rules_as_all_events_do_and_so_does_each_beginning(
 
 def test_what_repeats_is_forgotten() -> None:
     events = sightings(*(seen(n, user(1), email(1), time=n) for n in range(100)))
-    assert gather(events) == events[:1]
+    assert gather(events) == gather(reversed(events)) == events[:1]
     late = sightings(*(seen(n, user(1), email(1), time=100 - n) for n in range(100)))
     assert len(gather(late)) == 100  # each was earlier than all before it
 
