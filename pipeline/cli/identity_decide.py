@@ -92,9 +92,12 @@ def _decide(
         "left": one,
         "right": other,
         "reason": reason,
-        "operator": operator or getpass.getuser(),
+        "operator": operator or _user(),
     }
-    value = json.dumps(event, ensure_ascii=False).encode()
+    try:
+        value = json.dumps(event, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Misuse("--reason and --operator must be UTF-8") from None
     with wiring.sender(config, Topic.RAW) as send:
         send(Original(one.encode(), value, ((SOURCE_HEADER, SOURCE.encode()),)), now)
     if as_json:
@@ -102,3 +105,10 @@ def _decide(
         click.echo(json.dumps(told))
     else:
         click.echo(f"sent {kind} {message_id}: {short(one)} and {short(other)} {_WILL[kind]}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        raise Misuse("--operator: say who decides, this user has no name") from None

@@ -1,6 +1,9 @@
 """`sealstream identity …` by output and exit code; a value that is asked for is in no output.
 
-Mutations seen red: TODO
+Mutations seen red: kind:- is no question; the latest token although only an older one was seen; no id or identifier is
+unknown; a profile id is an identifier; strict always, or never; samples unbounded; the plan the other way round; check
+reads the rules in force; A and B the same, no reason; another source, another type, left for right, another topic; line
+numbers from 0; empty lines, rejects and nulls are no lines of a dump; what is not JSON is a fault of ours.
 """
 
 from __future__ import annotations
@@ -188,10 +191,30 @@ def test_a_decision_needs_two_identifiers_and_a_reason(world: World, sent: list[
     assert asked(world, "link", "user_id:u", "user_id:u", "--reason", "r")[0] == 2
     assert asked(world, "link", "user_id:u", "user_id:v", "--reason", " ")[0] == 2
     assert asked(world, "cut", "user_id:u", "user_id:v")[0] == 2
+    assert asked(world, "cut", "user_id:u", "user_id:v", "--reason", "\udcff") == (
+        2,
+        "--reason and --operator must be UTF-8",
+    )
     code, output = asked(world, "link", "user_id:u", f"mail:{MAIL}", "--reason", "r")
     assert code == 2
     assert MAIL not in output
     assert not sent
+
+
+def test_a_decision_is_somebody_s(
+    world: World, sent: list[tuple[Original, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "otto")
+    assert asked(world, "link", "user_id:u", "user_id:v", "--reason", "r")[0] == 0
+    assert json.loads(sent[0][0].value or b"")["operator"] == "otto"
+
+    def nameless() -> str:
+        raise KeyError
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    code, output = asked(world, "link", "user_id:u", "user_id:v", "--reason", "r")
+    assert code == 2
+    assert "--operator" in output
 
 
 def test_without_a_file_or_a_broker_it_is_wrong_use(world: World) -> None:

@@ -1,8 +1,8 @@
 """Why two identifiers are one profile, or why not.
 
-Mutations seen red: the chain goes over edges within a profile; the shortest way instead of the fewest refusals; the chain
-backwards, or its steps; a cut told one way round only, or not at all; a limit without its window; the first token of a
-step for the shared one; only the first of two unknown ones told; links told as sightings.
+Mutations seen red: the chain goes over edges within a profile; the shortest way instead of the fewest refusals; the
+chain backwards, or its steps; a cut told one way round only, or not at all; a limit without its window; the first token
+of a step for the shared one; only the first of two unknown ones told; links told as sightings.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The few events that decide: as good as all of them.
 
-Mutations seen red: decisions about the same two are one; events of different tokens are one; only the earliest by its own
-time is kept, or only the first received; what a later one replaces is kept; ordered by their own times; a decision founds
-a profile.
+Mutations seen red: decisions about the same two are one; events of different tokens are one; only the earliest by its
+own time is kept, or only the first received; what a later one replaces is kept; ordered by their own times; a decision
+founds a profile.
 """
 
 from __future__ import annotations

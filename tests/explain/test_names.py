@@ -1,7 +1,7 @@
 """Identifiers as an operator names them; no message holds a value.
 
-Mutations seen red: one key version only; any kind; tokens are made tokens of; whole tokens for short ones; no token at all is
-an answer; the value begins behind the last colon.
+Mutations seen red: one key version only; any kind; tokens are made tokens of; whole tokens for short ones; no token at
+all is an answer; the value begins behind the last colon.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What other rules would make of the same events.
 
-Mutations seen red: every profile merges; splits in two are none; what linked nothing before is one; only direct neighbours are
-of a change; a conflict's rule may change unnoticed; samples by their tokens, or all of them; what is blocked is passed
-over; identifiers of one side are left out.
+Mutations seen red: every profile merges; splits in two are none; what linked nothing before is one; only direct
+neighbours are of a change; a conflict's rule may change unnoticed; samples by their tokens, or all of them; what is
+blocked is passed over; identifiers of one side are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Counts over all profiles.
 
-Mutations seen red: sizes without ranges, or one off; a limit of one is reached; devices at the bound; profiles above the cap
-only; several near ones, or one side only; a limit reached one later; windows ignored; two of a kind are a singleton; the
-smallest for the largest; kinds that no rule names left out.
+Mutations seen red: sizes without ranges, or one off; a limit of one is reached; devices at the bound; profiles above
+the cap only; several near ones, or one side only; a limit reached one later; windows ignored; two of a kind are a
+singleton; the smallest for the largest; kinds that no rule names left out.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Mutations seen red: the cause's Kafka time for its own; no merges; no splits; a cut is a late event; nothing is late;
 conflicts told again and again; a conflict that left told as settled, or settled ones as new; groups and mute anchors
-connect a component; all events are of it; a decision founds a profile; any event of an anchor does; the last moment left
-out; no bound; the profile ids of before.
+connect a component; all events are of it; a decision founds a profile; any event of an anchor does; the last moment
+left out; no bound; the profile ids of before.
 """
 
 from __future__ import annotations

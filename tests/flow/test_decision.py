@@ -1,9 +1,9 @@
 """Operators' decisions through the protect leg: tokens as they are, from one source, and nothing else about anybody.
 
-Mutations seen red: a kind that there is not makes a token; version 0; other digits; a trailing newline passes; the weaker
-kind is the anchor, or text alone decides; any source decides; left and right may be equal, or one empty; the envelope's
-identifiers become tokens; a schema may lack left or right, have them optional, sealed too, or other identifiers beside
-them; other events bring tokens of their own.
+Mutations seen red: a kind that there is not makes a token; version 0; other digits; a trailing newline passes; the
+weaker kind is the anchor, or text alone decides; any source decides; left and right may be equal, or one empty; the
+envelope's identifiers become tokens; a schema may lack left or right, have them optional, sealed too, or other
+identifiers beside them; other events bring tokens of their own.
 """
 
 from __future__ import annotations

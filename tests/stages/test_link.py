@@ -29,7 +29,10 @@ def test_the_shipped_rules_rank_the_kinds_as_the_protect_leg_does() -> None:
         ("version = 2\n" + USER, "version: this sealstream reads version 1"),
         (USER, "version"),
         ("version = 1\n", "kinds"),
-        ("version = 1\n[kinds]\nuser_id = { priority = 1, links = false }\n", "at least one kind must link"),
+        (
+            "version = 1\n[kinds]\nuser_id = { priority = 1, links = false }\n",
+            "line 2: kinds: at least one kind must link",
+        ),
         ("version = 1\n[kinds]\n'User Id' = { priority = 1 }\n", "kinds.User Id"),
         ("version = 1\n[kinds]\nuser_id = { priority = 0 }\n", "kinds.user_id.priority"),
         ("version = 1\n[kinds]\nuser_id = { priority = 1, limit = -1 }\n", "kinds.user_id.limit"),

@@ -1,10 +1,10 @@
 """Who is who: each rule by hand, and what must hold for every set of events.
 
-Mutations seen red: the first to arrive is the first sighting, of an edge or a token; ties by arrival; edges by time alone, or
-by text; links are held back by limits; the last decision to arrive holds, or the earliest; shared identifiers join;
-neighbours of any kind count; shared one too early; a linked pair is an edge as well; cuts and first sightings are
-forgotten at a join; a window is the whole of time, one ms longer, or over unsorted times; the cap one too early; a limit
-holds for what only one side brings; nothing joins; what links nothing is a neighbour; decisions are sightings.
+Mutations seen red: the first to arrive is the first sighting, of an edge or a token; ties by arrival; edges by time
+alone, or by text; links are held back by limits; the last decision to arrive holds, or the earliest; shared identifiers
+join; neighbours of any kind count; shared one too early; a linked pair is an edge as well; cuts and first sightings are
+forgotten at a join; a window is the whole of time, one ms longer, or over unsorted times; the cap one too early; a
+limit holds for what only one side brings; nothing joins; what links nothing is a neighbour; decisions are sightings.
 """
 
 from __future__ import annotations
