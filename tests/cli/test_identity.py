@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from pipeline import wiring
 from pipeline.adapters import keyfile, schema_files
 from pipeline.cli.main import cli
+from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.rejects import Original
 from pipeline.errors import SealstreamError
 from pipeline.events import RawRecord, Topic
@@ -95,6 +96,16 @@ def test_explain_tells_people_why_two_are_apart_and_shows_no_value(world: World)
     assert code == 0
     assert "never seen: user_id.1." in output
     assert "nobody" not in output
+
+
+def test_a_value_is_found_under_an_earlier_key(world: World, tmp_path: Path) -> None:
+    second = RingKey(Purpose.TOKEN, 2, KeyState.ACTIVE, 1, bytes(32))
+    keyfile.create(tmp_path / "keys.json", KeyRing(ring().kek, [*ring().keys, second]))
+    found = answer(world._replace(keys=tmp_path / "keys.json"), "explain", "user_id:u-1", f"email:{MAIL}", world.dump)
+    assert found["one_profile"]
+    code, output = asked(world._replace(keys=tmp_path / "keys.json"), "explain", "user_id:u-1", "user_id:x", world.dump)
+    assert code == 0
+    assert "never seen: user_id.2." in output
 
 
 def test_values_and_the_dump_may_both_come_on_standard_input(world: World) -> None:
