@@ -143,6 +143,8 @@ def test_plan_tells_what_would_change_and_strict_says_so_by_exit_code(world: Wor
     wider.write_text(shipped.replace("user_id = { priority = 1, limit = 1 }", "user_id = { priority = 1 }"))
     found = answer(world, "plan", wider, world.dump)
     assert (found["profiles"], found["merges"], found["changes"]) == ([3, 2], 1, True)
+    assert len(found["samples"]) == 1
+    assert answer(world, "plan", wider, world.dump, "--samples", "0")["samples"] == []
     code, output = asked(world, "plan", wider, world.dump, "--strict")
     assert code == 1
     assert "profiles: 3 → 2" in output
