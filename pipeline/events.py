@@ -29,6 +29,10 @@ class Topic(StrEnum):
     CONTROL = "control"
 
 
+DECISIONS = frozenset(("link", "cut"))
+"""Types of events by which an operator says that two identifiers are one person, or are not."""
+
+
 class Record(Protocol):
     """One Kafka record as a consumer hands it over; bytes are untouched. `aiokafka.ConsumerRecord` is one."""
 

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     SOURCE_DISABLED = "source_disabled"
     CRASHED_WORKER = "crashed_worker"
+    WRONG_SOURCE = "wrong_source"  # not of a source that may send this
 
 
 class Rejected(msgspec.Struct, frozen=True):

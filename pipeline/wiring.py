@@ -30,6 +30,7 @@ from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
+from .stages.tokenize import Tokens
 from .verify.log import Snapshot
 
 
@@ -39,6 +40,11 @@ def throw_away_ring() -> KeyRing:
 
 def key_ring(config: Settings) -> KeyRing:
     return keyfile.load(config.keys_path())
+
+
+def tokens(config: Settings) -> Tokens:
+    """Return the makers of tokens, of the key ring."""
+    return Tokens(key_ring(config).tokenizer(cached=0), identity_rules(config).blocked)
 
 
 def identity_rules(config: Settings, given: Path | None = None) -> Rules:

@@ -1,4 +1,4 @@
-"""`sealstream identity`: the oracle of profiles."""
+"""`sealstream identity`: the oracle of profiles, and the commands about who is who."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from typing import BinaryIO
 import click
 
 from .. import settings
+from .identity_ask import explain, stats, timeline
+from .identity_decide import cut, link
+from .identity_rules import check, plan
 
 
 @click.group()
 def identity() -> None:
-    """Ask how identifiers became profiles.
+    """Ask how identifiers became profiles, and decide it.
 
     \b
-    Example:
+    Examples:
+      sealstream identity explain user_id:c-10001 email:-
       sealstream identity recompute protected.jsonl
     """
+
+
+for _command in (explain, timeline, stats, link, cut, check, plan):
+    identity.add_command(_command)
 
 
 @identity.command()

@@ -19,11 +19,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection
 
-from ..events import Record, SourceBatch, Topic
+from ..events import DECISIONS, Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.content import Event, content_reader, event_decoder
-from ..stages.fold import ADDED, BEFORE, BORN, DECISIONS, REPEATED, REPEATED_BORN, decide, fold, sight
+from ..stages.fold import ADDED, BEFORE, BORN, REPEATED, REPEATED_BORN, decide, fold, sight
 from ..stages.identity_rows import (
     DIGEST,
     Apart,

@@ -16,7 +16,7 @@ import msgspec
 
 from ..crypto.seal import SealPath
 from .normalize import KINDS, MAX_CHARS
-from .schema import EventSchema, Field, Protect
+from .schema import AS_IT_IS, EventSchema, Field, Protect
 
 Secret = tuple[SealPath, bytes]
 """A place, and the JSON that is to be sealed for it."""
@@ -30,10 +30,10 @@ Extract = Callable[[Any, Makers, Dropped], tuple[dict[str, str], str | None, lis
 """(event, makers, dropped) → (path → token, the strongest token, secrets). The event keeps what is clear.
 
 `Unusable` if an identifier has no normal form and its token was all that would have remained of it. A blocked one
-says nothing of anybody, so nothing is lost with it.
+says nothing of anybody, so nothing is lost with it. Tokens that came as such rank nowhere.
 """
 
-_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+_RANK: Mapping[str, int | None] = {kind: rank for rank, kind in enumerate(KINDS)} | {AS_IT_IS: None}
 
 
 class Unusable(Exception):
@@ -50,7 +50,7 @@ class _Writer:
 
     title: str
     places: list[SealPath]
-    tokens: list[tuple[int, str]]
+    tokens: list[tuple[int | None, str]]
     containers: int = 0
 
     def body(self, fields: Iterable[Field], owner: str, *, gone: bool) -> Iterator[str]:
@@ -111,10 +111,11 @@ def source(schema: EventSchema) -> tuple[str, dict[str, Any]]:
     """Return the function's text and the names that it uses."""
     writer = _Writer(schema.title, [], [])
     lines = list(writer.body(schema.fields, "event", gone=False))
-    strongest_first = [name for _, name in sorted(writer.tokens, key=lambda t: t[0])]
+    strongest_first = [name for _, name in sorted((rank, name) for rank, name in writer.tokens if rank is not None)]
     head = ["tokens, secrets = {}, []"]
-    if strongest_first:
-        head.append(f"{' = '.join(strongest_first)} = None")
+    unranked = [name for rank, name in writer.tokens if rank is None]
+    if writer.tokens:
+        head.append(f"{' = '.join(strongest_first + unranked)} = None")
     tail = [f"return tokens, {' or '.join([*strongest_first, 'None'])}, secrets"]
     text = "def extract(event, makers, dropped):\n" + "\n".join(f"    {line}" for line in [*head, *lines, *tail])
     names: dict[str, Any] = {f"P{i}": place for i, place in enumerate(writer.places)}

@@ -23,6 +23,7 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import Any
 
+from ..events import DECISIONS
 from .calculate import DAY, add, forget_others, keep_extremes, notice, take_back
 from .computed import Op
 from .content import Content, Event, EventOrigin, cut
@@ -30,8 +31,6 @@ from .identity_rows import DIGEST, Calculated, Facts, Row, Seen, Visits, digest_
 from .link import Rules
 from .partition import LINK, with_link
 
-DECISIONS = frozenset(("link", "cut"))
-"""Types of events by which an operator says that two tokens are one person, or are not."""
 OTHER = "(other)"
 """Counts the events whose names are beyond `Bounds.event_names`."""
 

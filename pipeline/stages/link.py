@@ -23,6 +23,9 @@ MAX_WINDOW = 4096
 """Of `Duplicates`: 32 KiB in each row."""
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])\Z")
+_HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?\Z")
+_KEY = re.compile(r"""\s*["']?([^\s"'=#\[{][^"'=]*?)["']?\s*=""")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`\Z")
 HOUR = 3_600_000
 
 
@@ -43,7 +46,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    shared_neighbours: int = 50
+    shared_neighbours: int = 10
     cluster_tokens: int = 1000
     """Identifiers of a profile at most."""
     component_tokens: int = 20_000
@@ -118,19 +121,59 @@ def load_rules(text: str, computed: str = "") -> Rules:
         raise Misuse("identity rules: computed: is declared in computed.toml, beside these rules")
     try:
         rules = msgspec.convert(found, Rules)
+        _check(rules, found)
     except msgspec.ValidationError as e:
-        raise Misuse(f"identity rules: {_where(str(e))}") from None
-    _check(rules, found)
+        raise Misuse(_with_line(f"identity rules: {_where(str(e), found)}", text)) from None
+    except Misuse as e:
+        raise Misuse(_with_line(str(e), text)) from None
     if computed:
         made = load_computed(computed, rules.bounds.computed_values, rules.duplicates.window)
         rules = msgspec.structs.replace(rules, computed=made)
     return rules
 
 
-def _where(message: str) -> str:
-    """msgspec's "… - at `$.kinds[...].limit`" as "kinds.….limit: …"."""
-    what, found, path = message.partition(" - at `$")
-    return f"{path.strip('.`').replace('[...]', '.<name>')}: {what}" if found else message
+def _where(message: str, rules: Mapping[str, Any]) -> str:
+    """msgspec's "… - at `$.kinds[...].limit`" as "kinds.email.limit: …", of the first kind that it is true of."""
+    what, _, path = message.partition(" - at `$")
+    path = path.strip(".`")
+    if path.startswith("kinds[...]"):
+        path = path.replace("[...]", f".{_wrong_kind(rules['kinds'])}", 1)
+    unknown = _UNKNOWN.match(what)
+    if unknown:
+        path, what = f"{path}.{unknown[1]}".strip("."), "there is no such key"
+    path = path.replace("[...]", ".<name>")
+    return f"{path}: {what}" if path else what
+
+
+def _wrong_kind(kinds: Mapping[str, Any]) -> str:
+    for name, kind in kinds.items():
+        try:
+            msgspec.convert(kind, Kind)
+        except msgspec.ValidationError:
+            return name
+    return "<name>"
+
+
+def _with_line(message: str, text: str) -> str:
+    """Put the line in where the key that the message names, or the table that it is of, is written."""
+    begin, key, *what = message.split(": ", 2)
+    lines, at = _lines(text), key.partition("[")[0]
+    while at and at not in lines:
+        at = at.rpartition(".")[0]
+    return ": ".join((begin, f"line {lines[at]}", key, *what)) if at and what else message
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Dotted key → number of the line where it begins, as far as TOML is written plainly."""
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1].strip()
+            found.setdefault(table, number)
+        elif key := _KEY.match(line):
+            found.setdefault(f"{table}.{key[1]}".strip("."), number)
+    return found
 
 
 def _check(rules: Rules, found: Mapping[str, Any]) -> None:

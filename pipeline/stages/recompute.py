@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import Misuse
 from ..events import (
+    DECISIONS,
     Conflict,
     Consent,
     Membership,
@@ -31,6 +31,7 @@ from ..events import (
     frame,
 )
 from .computed import Computed
+from .dump import read
 from .link import Rules
 from .reference import decide
 from .registry import plain_name
@@ -42,32 +43,13 @@ _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _LINE = msgspec.json.Encoder(order="deterministic")
 
 
-class _Line(msgspec.Struct, frozen=True):
-    protected: ProtectedEvent | None = None
-    rejected: Any = None
-    anchor: str | None = None
-
-
 def recompute(lines: Iterable[bytes], rules: Rules) -> Iterator[bytes]:
     """Yield the profiles' JSON, without newlines; `Misuse` names the number of a line that is no protected event."""
     events: dict[Origin, ProtectedEvent] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip() and (event := _read(line, number)) is not None:
-            events[event.origin] = event
+    for event in read(lines, ProtectedEvent):
+        events[event.origin] = event
     for profile in sorted(_profiles(list(events.values()), rules), key=lambda p: p.profile_id):
         yield _LINE.encode(profile)
-
-
-def _read(line: bytes, number: int) -> ProtectedEvent | None:
-    try:
-        found = msgspec.json.decode(line, type=_Line)
-        if found.anchor is None:
-            if found.protected is None and found.rejected is None:
-                raise Misuse(f"line {number} is not a protected event")
-            return found.protected
-        return msgspec.json.decode(line, type=ProtectedEvent)
-    except msgspec.DecodeError:
-        raise Misuse(f"line {number} is not a protected event") from None
 
 
 def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
@@ -76,7 +58,7 @@ def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
     person = {token: i for i, tokens in enumerate(ruling.people) for token in tokens}
     theirs: dict[int, list[ProtectedEvent]] = defaultdict(list)
     for event in events:
-        if event.type not in ("link", "cut"):
+        if event.type not in DECISIONS:
             theirs[person[event.anchor]].append(event)
     conflicts: dict[int, list[Conflict]] = defaultdict(list)
     for edge, rule in ruling.refused:

@@ -15,15 +15,33 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
-from ..events import ProtectedEvent
+from ..events import DECISIONS, frame
 from .link import Rules
 
 Pair = tuple[str, str]
 """Two tokens, in the order of their text."""
+
+
+class Event(Protocol):
+    """What counts of a `ProtectedEvent` here."""
+
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def anchor(self) -> str: ...
+    @property
+    def tokens(self) -> Mapping[str, str]: ...
 
 
 class Edge(NamedTuple):
@@ -55,16 +73,23 @@ class Ruling(NamedTuple):
     cuts: dict[Pair, Edge]
     shared: dict[str, int]
     """Shared tokens, and how many distinct neighbours they have that count."""
+    first: dict[str, int]
+    """Every token's first sighting, ms; 0 for what only operators' decisions name."""
 
 
-def decide(events: Iterable[ProtectedEvent], rules: Rules) -> Ruling:
+def profile_id(event_id: str) -> str:
+    """Return the id of the profile whose oldest event, by Kafka time and origin, has this id."""
+    return hashlib.sha256(frame(b"sealstream/profile-id/1", bytes.fromhex(event_id))).hexdigest()[:32]
+
+
+def decide(events: Iterable[Event], rules: Rules) -> Ruling:
     """Who is who. Time: E log E in the edges."""
     edges: dict[Pair, Edge] = {}
     decisions: dict[Pair, tuple[int, str, str, Edge]] = {}
     first: dict[str, int] = {}
     for event in events:
         anchor = event.anchor
-        if event.type in ("link", "cut"):
+        if event.type in DECISIONS:
             for token in set(event.tokens.values()) - {anchor}:
                 if _links(anchor, rules) and _links(token, rules):
                     a, b = sorted((anchor, token))
@@ -99,7 +124,7 @@ def decide(events: Iterable[ProtectedEvent], rules: Rules) -> Ruling:
             refused.append(Refused(edge, "shared"))
         else:
             _judge(edge, people.obstacle(edge, limits=True), people, joined, within, refused)
-    return Ruling(people.all(), joined, within, refused, links, cuts, shared)
+    return Ruling(people.all(), joined, within, refused, links, cuts, shared, first)
 
 
 def _judge(
@@ -143,8 +168,10 @@ class _People:
         both = one.times.keys() & other.times.keys()
         for name in sorted(both & self._rules.kinds.keys(), key=lambda k: self._rules.kinds[k].priority):
             kind = self._rules.kinds[name]
+            if not kind.limit:
+                continue
             times = sorted(one.times[name] + other.times[name])
-            if kind.limit and any(
+            if any(
                 not kind.window or late - early < kind.window_ms
                 for early, late in zip(times, times[kind.limit :], strict=False)
             ):

@@ -15,9 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import Misuse
+from ..events import DECISIONS
 from .normalize import KINDS
 
-TYPES = ("identify", "track", "page", "screen", "group", "alias")
+TYPES = ("identify", "track", "page", "screen", "group", "alias", *sorted(DECISIONS))
+AS_IT_IS = "token"
+"""In place of an identifier kind: the value of `left` or `right` of a decision is a token already."""
 EXTRA = "$extra"
 """The path under which what a schema does not name is sealed, whole."""
 
@@ -27,6 +30,8 @@ PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBERS = ("int", "long", "float", "double")  # each may become a later one
 _PRIMITIVES = {"string", "boolean", *_NUMBERS}
+# of the envelope an operator's events have what says when, and nothing that identifies anybody
+_OF_DECISIONS = ("type", "messageId", "timestamp", "sentAt", "originalTimestamp")
 
 
 class Protect(StrEnum):
@@ -103,7 +108,10 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
         raise Misuse(f"{where}: sealstream:event is the name of a track event")
     if document.get("sealstream:compatibility", "backward") not in ("backward", "none"):
         raise Misuse(f"{where}: sealstream:compatibility must be backward or none")
-    avro = {**document, "fields": [*envelope.get("fields", ()), *document.get("fields", ())]}
+    shared = envelope.get("fields", ())
+    if kind in DECISIONS:
+        shared = [f for f in shared if isinstance(f, dict) and f.get("name") in _OF_DECISIONS]
+    avro = {**document, "fields": [*shared, *document.get("fields", ())]}
     fields = _fields(avro["fields"], "", where, protected=False)
     known = {f.name: f for f in fields}
     needed = ("type", "messageId", "event") if kind == "track" else ("type", "messageId")
@@ -114,7 +122,27 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
     for time in ("timestamp", "sentAt"):
         if time in known and (known[time].type.kind != "time" or known[time].protect is not Protect.CLEAR):
             raise Misuse(f"{where}: {time} must be of the logical type timestamp-millis, protect: clear")
+    _check_decision(kind, fields, where)
     return EventSchema(name, version, kind, event, fields, avro)
+
+
+def _check_decision(kind: str, fields: Iterable[Field], where: str) -> None:
+    two = [f for f in fields if f.name in ("left", "right") and not f.optional and f.identifier == AS_IT_IS]
+    if kind in DECISIONS and (len(two) != 2 or any(f.protect is not Protect.TOKEN for f in two)):
+        raise Misuse(f"{where}: left and right must be required strings, protect: token, identifier: {AS_IT_IS}")
+    known = {f.identifier for f in _leaves(fields) if f not in two} - {""}
+    if known and (kind in DECISIONS or AS_IT_IS in known):
+        raise Misuse(
+            f"{where}: identifier {AS_IT_IS} is of left and right of {' and '.join(sorted(DECISIONS))}, their only one"
+        )
+
+
+def _leaves(fields: Iterable[Field]) -> Iterable[Field]:
+    for f in fields:
+        if f.container:
+            yield from _leaves(f.type.fields)
+        else:
+            yield f
 
 
 def _fields(found: Any, parent: str, where: str, *, protected: bool) -> tuple[Field, ...]:
@@ -149,7 +177,7 @@ def _field(found: Any, parent: str, where: str, *, protected: bool) -> Field:
     identifier = found.get("identifier", "")
     rule = None if protect is None else Protect(protect)
     tokens = rule is not None and rule.tokens
-    if tokens and (identifier not in KINDS or type_.kind != "string"):
+    if tokens and (identifier not in (*KINDS, AS_IT_IS) or type_.kind != "string"):
         raise Misuse(f"{at}: a token needs a string type and an identifier kind of {', '.join(KINDS)}")
     if identifier and not tokens:
         raise Misuse(f"{at}: has an identifier kind but makes no token")

@@ -1,8 +1,9 @@
 """Tokenize: take every field that may not stay out of the event, and make tokens of its identifiers.
 
 In: `Decoded`, whose body is consumed: what stays in it is clear. Out: `Tokenized`. Rejects: `no_identifier`,
-`bad_identifier`. Counts: identifiers that made no token, by reason and kind. Cost: 2.3 µs with 3 tokens that are
-remembered; a phone number seen for the first time takes 100 µs more, another identifier 7 (bench/costs.py).
+`bad_identifier`, and those of `decision`. Counts: identifiers that made no token, by reason and kind. Cost: 2.3 µs with
+3 tokens that are remembered; a phone number seen for the first time takes 100 µs more, another identifier 7
+(bench/costs.py).
 
 An identifier that has no normal form makes no token. Where its field is sealed as well, the event passes, as nothing
 is lost; where the token is all that would remain of it, the event is rejected. One that is blocked (`stages.block`)
@@ -19,12 +20,15 @@ from typing import Final
 import msgspec
 
 from ..crypto.tokens import Tokenizer
+from ..events import DECISIONS
 from ..outcomes import Reason, Rejected, Split, Stage
+from . import decision
 from .block import Blocked, blocks
 from .clock import event_time
 from .decode import Decoded
 from .extract import BLOCKED, Dropped, Makers, Secret, Unusable
 from .normalize import KINDS, normal
+from .schema import AS_IT_IS
 
 REMEMBERED = 65_536
 """Values per identifier kind whose tokens are kept in process memory (about 0.4 kB each)."""
@@ -67,6 +71,7 @@ class Tokens:
         makers = self._versions.get(version.version)
         if makers is None:
             makers = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
+            makers = {**makers, AS_IT_IS: decision.well_formed}
             self._versions[version.version] = makers
         return makers, version.since, version.until
 
@@ -101,8 +106,11 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], D
             rejected.append(_reject(decoded, Reason.BAD_IDENTIFIER, u.path, f"not a usable {u.kind}"))
             continue
         if anchor is None:
-            rejected.append(_reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody"))
-            continue
+            found = _anchor(decoded, made)
+            if isinstance(found, Rejected):
+                rejected.append(found)
+                continue
+            anchor = found
         if decoded.extra is not None:
             secrets.append((schema.extra, _encode(decoded.extra)))
         happened = sent = event = None
@@ -117,6 +125,13 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], D
         time = event_time(happened, sent, received)
         add(Tokenized(decoded, type_, event, message_id, time, made, anchor, secrets))
     return Split(passed, rejected), dropped
+
+
+def _anchor(decoded: Decoded, made: dict[str, str]) -> str | Rejected:
+    """Where no identifier gives one: a decision's, or the reject."""
+    if decoded.schema.schema.type in DECISIONS:
+        return decision.anchor(decoded, made)
+    return _reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody")
 
 
 def _reject(decoded: Decoded, reason: Reason, path: str, rule: str) -> Rejected:

@@ -15,9 +15,8 @@ import msgspec
 
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
-from ..events import Origin, Topic
+from ..events import DECISIONS, Origin, Topic
 from ..stages.content import Event
-from ..stages.fold import DECISIONS
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
 from ..stages.recompute import recompute, repeated

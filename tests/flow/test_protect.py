@@ -19,32 +19,18 @@ from hypothesis import strategies as st
 
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
-from pipeline.crypto.seal import SealBroken, SealPath
-from pipeline.crypto.subjects import SubjectKeys
-from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
+from pipeline.crypto.seal import SealBroken
+from pipeline.events import RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.outcomes import RejectedRecord
 from pipeline.ports import STATE, Rejecting
 from pipeline.stages.block import Blocked
 from pipeline.stages.registry import Registry
 from pipeline.stages.schema import parse
-from tests.stages.event_world import RECEIVED, Leg, document, envelope, event, field, registry, ring, rules
+from tests.stages.event_world import RECEIVED, Leg, document, envelope, event, field, opened, registry, ring, rules
 
 DATA = Path(__file__).parents[1] / "data"
 CANARY = "canary.4f1b@example.com"
-
-
-def opened(leg: Leg, found: dict[str, Any]) -> dict[str, Any]:
-    """Return the sealed values of a protected event, opened with the key that it names."""
-    protected = msgspec.json.decode(json.dumps(found), type=ProtectedEvent)
-    assert protected.key is not None
-    key = SubjectKeys(leg.table, ring().kek).find(protected.key.subject, bytes.fromhex(protected.key.key_id))
-    assert key is not None
-    event_id = bytes.fromhex(protected.event_id)
-    return {
-        path: json.loads(key.open(SealPath(protected.schema, path), event_id, value))
-        for path, value in protected.sealed.items()
-    }
 
 
 def test_each_field_is_treated_as_its_schema_says() -> None:

@@ -7,10 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline.adapters import schema_files
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
-from pipeline.events import RawRecord, SourceBatch, Topic
+from pipeline.crypto.seal import SealPath
+from pipeline.crypto.subjects import SubjectKeys
+from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.stages.block import Blocked
 from pipeline.stages.link import Rules, load_rules
@@ -101,3 +105,16 @@ class Leg:
         assert len(protected) + len(rejected) == 1
         side, found = ("protected", protected) if protected else ("rejected", rejected)
         return side, json.loads(next(iter(found.values())))
+
+
+def opened(leg: Leg, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the sealed values of a protected event, opened with the key that it names."""
+    protected = msgspec.json.decode(json.dumps(found), type=ProtectedEvent)
+    assert protected.key is not None
+    key = SubjectKeys(leg.table, ring().kek).find(protected.key.subject, bytes.fromhex(protected.key.key_id))
+    assert key is not None
+    event_id = bytes.fromhex(protected.event_id)
+    return {
+        path: json.loads(key.open(SealPath(protected.schema, path), event_id, value))
+        for path, value in protected.sealed.items()
+    }

@@ -1,0 +1,96 @@
+"""What the commands of `sealstream identity` share: how identifiers are named and shown, and where events come from."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import click
+
+from .. import settings
+from ..errors import Misuse
+from ..events import Topic
+from ..explain.evidence import Sighting, gather
+from ..explain.names import tokens_of
+from ..stages import dump
+from ..stages.tokenize import Tokens
+
+T = TypeVar("T")
+
+file_argument = click.argument("file", required=False, type=click.File("rb"))
+key_option = click.option(
+    "--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE."
+)
+rules_option = click.option(
+    "--rules", type=click.Path(path_type=Path, dir_okay=False), help="Default: identity.toml of the schemas."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with whole tokens.")
+
+
+def named(config: settings.Settings, *texts: str) -> list[list[str]]:
+    """Return the tokens that each text may stand for, the latest key version first (`explain.names`).
+
+    Of `kind:-` the value is read from a prompt, or from standard input, a line each.
+    """
+    from .. import wiring
+
+    @cache
+    def tokens() -> Tokens:
+        return wiring.tokens(config)
+
+    now = int(time.time() * 1000)
+    return [tokens_of(_asked(text), tokens, now) for text in texts]
+
+
+def _asked(text: str) -> str:
+    kind, _, value = text.partition(":")
+    if value != "-":
+        return text
+    if sys.stdin.isatty():
+        return f"{kind}:{click.prompt(kind, hide_input=True)}"
+    try:
+        return f"{kind}:{click.get_binary_stream('stdin').readline().decode().rstrip()}"
+    except UnicodeDecodeError:
+        raise Misuse(f"{kind}: the value on standard input is not UTF-8") from None
+
+
+def events(config: settings.Settings, file: BinaryIO | None) -> list[Sighting]:
+    """Return what decides who is who: of a dump, or of what stands on `events.protected` now."""
+    from .. import wiring
+
+    with ExitStack() as stack:
+        lines: Iterable[bytes]
+        if file is not None:
+            lines, total = file, None
+        else:
+            reader = stack.enter_context(wiring.reader(config, Topic.PROTECTED))
+            lines, total = (found.value or b"" for found in reader), reader.total
+        bar = stack.enter_context(progressbar(lines, "events", total))
+        return gather(dump.read(bar, Sighting))
+
+
+def progressbar(items: Iterable[T], label: str, total: int | None = None) -> AbstractContextManager[Iterable[T]]:
+    hidden = not sys.stderr.isatty()
+    return click.progressbar(items, length=total, label=label, file=sys.stderr, hidden=hidden, update_min_steps=100)
+
+
+def bar_of(label: str) -> Callable[[list[T]], Iterator[T]]:
+    def steps(items: list[T]) -> Iterator[T]:
+        with progressbar(items, label) as bar:
+            yield from bar
+
+    return steps
+
+
+def iso(ms: int) -> str:
+    """RFC 3339 of ms since 1970; the number itself where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return str(ms)

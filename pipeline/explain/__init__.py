@@ -1,0 +1,1 @@
+"""What `sealstream identity` answers about who is who, by `stages.reference`. Pure: events and rules → answers."""
