@@ -69,8 +69,17 @@ def topics(kafka: str, kafka_admin: AdminClient) -> Iterator[str]:
     kafka_admin.delete_topics([spec.name for spec in specs])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the broker is marked: `-m "not broker"` runs the rest."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever uses the broker is marked: `-m "not broker"` runs the rest.
+
+    Where processes share the tests (pytest-xdist), those that wait come first and the short ones last.
+    """
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_quickness)
+
+
+def _quickness(item: pytest.Item) -> int:
+    return ("long" not in item.keywords) + ("broker" not in item.keywords)

@@ -29,7 +29,7 @@ AGAIN = "the worker failed, and is started again"
 
 @pytest.fixture
 def pipeline(kafka: str, topics: str, tmp_path: Path) -> Pipeline:
-    return Pipeline(kafka, topics, tmp_path, SEALSTREAM_SESSION_SECONDS="6")
+    return Pipeline(kafka, topics, tmp_path)
 
 
 def deadly(i: int = 0) -> story.DemoEvent:
@@ -167,7 +167,8 @@ def child_of(worker: Worker) -> int | None:
 
 def test_a_supervised_worker_is_started_again_and_stops_with_its_supervisor(pipeline: Pipeline) -> None:
     produce(pipeline)
-    worker = pipeline.launch(["-m", "pipeline", "worker", "--legs", "protect", "--supervise"], "state")
+    command = ["-m", "pipeline", "worker", "--legs", "protect", "--supervise"]
+    worker = pipeline.launch(command, "state", SEALSTREAM_SESSION_SECONDS="6")
     with ending(worker):
         wait_for(lambda: worker.up, 60, "it has partitions")
         first = child_of(worker)
