@@ -19,11 +19,12 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from pipeline.adapters import topics as kafka_topics
-from pipeline.adapters.brokers import Broker, find_or_start
+from pipeline.adapters.brokers import Broker, LocalBroker, find_or_start
 from pipeline.errors import Transient
 
 CI = os.environ.get("CI") == "true"
 PARTITIONS = 4
+LocalBroker.java_options = ("-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1")  # quick to start rather than quick
 _GIVEN = os.environ.get("SEALSTREAM_KAFKA") or None
 for _name in [name for name in os.environ if name.startswith("SEALSTREAM_")]:
     del os.environ[_name]  # a test means the defaults, not those of whoever runs it
