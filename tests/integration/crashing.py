@@ -3,7 +3,7 @@
 FAULT is `kill` or `raise`: when the protect leg comes to decode a record whose value holds `DEADLY`, the process ends
 as by kill -9, or an exception is raised that nobody expects; `kill-identify`: as `kill` where the identify leg takes it
 in; `late`: the watch leg finds its tables recovered 3 s after the others; `slow`: each decoding of at most 32 records
-takes 10 ms, so that a worker is nearly always at work on a batch; `none`.
+takes 10 ms and says `AT_WORK`, so that a worker is nearly always at work on a batch; `none`.
 
 Sessions have 3 s, which the settings do not allow: after each death the next worker waits for the end of one.
 """
@@ -25,6 +25,7 @@ from pipeline.worker.engine import LegEngine
 from pipeline.worker.supervise import supervise
 
 DEADLY = b"deadly-1b2c"
+AT_WORK = "at work on a batch"
 SESSION_SECONDS = 3.0
 
 
@@ -46,6 +47,11 @@ def kill(records: Any) -> None:
 def fail(records: Any) -> None:
     if any(DEADLY in (r.value or b"") for r in records):
         raise KeyError(DEADLY)
+
+
+def dawdle() -> None:
+    print(AT_WORK, flush=True)
+    time.sleep(0.01)
 
 
 def delay_watch() -> None:
@@ -77,7 +83,7 @@ def main(fault: str, *args: str) -> int:
         case "late":
             delay_watch()
         case "slow":
-            before(protect, "decode", lambda _: time.sleep(0.01))
+            before(protect, "decode", lambda _: dawdle())
     return run(args)
 
 
