@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 
 help:
 	@echo 'make demo     the whole pipe on generated customers, no broker needed'
-	@echo 'make test     every test, on a real Kafka broker (Docker, or Java 17 and Maven)'
+	@echo 'make test     every test, on real Kafka brokers (Docker, or Java 17 and Maven); ARGS go to pytest'
 	@echo 'make check    lint, types, imports'
 	@echo 'make bench    figures of the protect leg'
 	@echo 'make faults   kill, cut and stop everything, and see that nothing is lost (PLAN=short|long SEED=n)'
@@ -26,8 +26,10 @@ install: $(DEV)
 demo: $(RUN)
 	$(BIN)/sealstream demo
 
+# most of the time is waiting, for brokers and sessions: two processes, each with a broker of its own
+TOGETHER := -n 2 --dist load --maxschedchunk 1
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -19,11 +19,12 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from pipeline.adapters import topics as kafka_topics
-from pipeline.adapters.brokers import Broker, find_or_start
+from pipeline.adapters.brokers import Broker, LocalBroker, find_or_start
 from pipeline.errors import Transient
 
 CI = os.environ.get("CI") == "true"
 PARTITIONS = 4
+LocalBroker.java_options = ("-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1")  # quick to start rather than quick
 _GIVEN = os.environ.get("SEALSTREAM_KAFKA") or None
 for _name in [name for name in os.environ if name.startswith("SEALSTREAM_")]:
     del os.environ[_name]  # a test means the defaults, not those of whoever runs it
@@ -69,8 +70,17 @@ def topics(kafka: str, kafka_admin: AdminClient) -> Iterator[str]:
     kafka_admin.delete_topics([spec.name for spec in specs])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the broker is marked: `-m "not broker"` runs the rest."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever uses the broker is marked: `-m "not broker"` runs the rest.
+
+    Where processes share the tests (pytest-xdist), those that wait come first and the short ones last.
+    """
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_quickness)
+
+
+def _quickness(item: pytest.Item) -> int:
+    return ("long" not in item.keywords) + ("broker" not in item.keywords)

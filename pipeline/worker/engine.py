@@ -33,7 +33,7 @@ from .fencing import Fenced, Lease
 from .journal import DEATHS, Journal
 from .output import Output
 from .records import Written
-from .tables import ChangelogTable, PartitionTable, RecoveryEnd
+from .tables import ChangelogTable, PartitionTable, RecoveryEnd, TableManager
 from .transport import Consumer, Transport
 
 log = structlog.get_logger(__name__)
@@ -140,6 +140,7 @@ class LegEngine:
             config.group_of(leg.name),
             broker="kafka://" + config.bootstrap.replace(",", ";kafka://"),
             store="memory://",
+            TableManager=TableManager,
             datadir=str(datadir),
             web_enabled=False,
             topic_disable_leader=True,

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Literal
 
+from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.table import Table as FaustTable
 from faust.types import TP, EventT
 
@@ -140,6 +141,13 @@ class ChangelogTable(FaustTable):  # type: ignore[misc]
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError("changelog records are written by the engine's checkpoint only")
+
+
+class TableManager(FaustTableManager):  # type: ignore[misc]
+    async def on_start(self) -> None:
+        """Faust waits 1 s for tables that are still to be added; a leg's are all there before its start."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class RecoveryEnd(asyncio.Event):

@@ -20,7 +20,7 @@ from tests.faults.plan import drawn
 from tests.faults.report import text
 from tests.faults.run import Run, run
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.long]
 SEED = 1
 
 

@@ -43,14 +43,16 @@ GOOD: list[tuple[str, str, bytes, bytes]] = [
     ("watch", "watch-state", b"source=shop", msgspec.msgpack.encode(KeyRow(60_000))),
 ]
 PLACES = [(leg, table) for leg, table, *_ in GOOD]
+NAMES = [f"{table}-{i}" for i, (_, table) in enumerate(PLACES)]
+"""Keys and values of a person differ in each process, which pytest-xdist would take for other tests."""
 
 
-@pytest.mark.parametrize(("leg", "table", "key", "value"), GOOD)
+@pytest.mark.parametrize(("leg", "table", "key", "value"), GOOD, ids=NAMES)
 def test_a_row_as_it_was_written_is_one(leg: str, table: str, key: bytes, value: bytes) -> None:
     LEGS[leg].check(table, key, value)
 
 
-@pytest.mark.parametrize(("leg", "table", "key", "value"), GOOD)
+@pytest.mark.parametrize(("leg", "table", "key", "value"), GOOD, ids=NAMES)
 def test_a_key_or_a_value_that_is_cut_off_or_garbage_is_corrupt(leg: str, table: str, key: bytes, value: bytes) -> None:
     spoilt = [(key, b""), (key, b"\xc1garbage"), (b"\xff\xfe\0garbage", value)]
     if table != "subject-keys":  # a record of a key that is longer or shorter is seen when it is opened

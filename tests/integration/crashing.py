@@ -3,7 +3,9 @@
 FAULT is `kill` or `raise`: when the protect leg comes to decode a record whose value holds `DEADLY`, the process ends
 as by kill -9, or an exception is raised that nobody expects; `kill-identify`: as `kill` where the identify leg takes it
 in; `late`: the watch leg finds its tables recovered 3 s after the others; `slow`: each decoding of at most 32 records
-takes 10 ms, so that a worker is nearly always at work on a batch; `none`.
+takes 10 ms and says `AT_WORK`, so that a worker is nearly always at work on a batch; `none`.
+
+Sessions have 3 s, which the settings do not allow: after each death the next worker waits for the end of one.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from pipeline.cli.main import run
 from pipeline.flow import identify, protect
+from pipeline.worker import engine
 from pipeline.worker.engine import LegEngine
 from pipeline.worker.supervise import supervise
 
 DEADLY = b"deadly-1b2c"
+AT_WORK = "at work on a batch"
+SESSION_SECONDS = 3.0
 
 
 def before(module: Any, name: str, fault: Any) -> None:
@@ -43,6 +49,11 @@ def fail(records: Any) -> None:
         raise KeyError(DEADLY)
 
 
+def dawdle() -> None:
+    print(AT_WORK, flush=True)
+    time.sleep(0.01)
+
+
 def delay_watch() -> None:
     inner = LegEngine._on_recovered
 
@@ -54,9 +65,14 @@ def delay_watch() -> None:
     LegEngine._on_recovered = late  # type: ignore[method-assign]
 
 
+def given_short_sessions(config: type[engine.EngineConfig], **given: Any) -> engine.EngineConfig:
+    return config(**{**given, "session_timeout": SESSION_SECONDS})
+
+
 def main(fault: str, *args: str) -> int:
     if args[0] == "--supervise":
         return supervise([sys.executable, "-m", "tests.integration.crashing", fault, *args[1:]])
+    engine.EngineConfig = partial(given_short_sessions, engine.EngineConfig)  # type: ignore[assignment,misc]
     match fault:
         case "kill":
             before(protect, "decode", lambda given: kill(given[0]))
@@ -67,7 +83,7 @@ def main(fault: str, *args: str) -> int:
         case "late":
             delay_watch()
         case "slow":
-            before(protect, "decode", lambda _: time.sleep(0.01))
+            before(protect, "decode", lambda _: dawdle())
     return run(args)
 
 

@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 
+from pipeline.adapters import keyfile
 from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name
+from pipeline.crypto.keyring import KeyRing
 from pipeline.events import Topic
-from tests.integration.tools import Got, Worker, committed, ends, last_values, read_all, wait_for
+from tests.integration.tools import Got, Worker, committed, ends_of, last_values, read_all, wait_for
 
 
 class Pipeline:
@@ -31,7 +34,7 @@ class Pipeline:
             "SEALSTREAM_LOG_FORMAT": "json",
             **env,
         }
-        assert self.command("keys", "init").returncode == 0
+        keyfile.create(directory / "keys.json", KeyRing.generate(os.urandom, int(time.time() * 1000)))
 
     def command(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run a `sealstream` command to its end."""
@@ -87,12 +90,12 @@ class Pipeline:
     def caught_up(self) -> bool:
         """Every leg has committed all of its input."""
         for leg, topics in SOURCES.items():
-            group = group_name(leg, prefix=self.prefix)
-            for name in (self.prefix + t for t in topics):
-                found = ends(self.bootstrap, name)
-                done = committed(self.bootstrap, group, [name], len(found))
-                if any(done.get((name, p), 0) != end for p, end in found.items()):
-                    return False
+            names = [self.prefix + t for t in topics]
+            found = ends_of(self.bootstrap, names)
+            partitions = 1 + max(partition for _, partition in found)
+            done = committed(self.bootstrap, group_name(leg, prefix=self.prefix), names, partitions)
+            if any(done.get(place, 0) != end for place, end in found.items()):
+                return False
         return True
 
     def wait(self, seconds: float = 120) -> None:
@@ -102,6 +105,10 @@ class Pipeline:
             for worker in self._workers:
                 error.add_note(f"{worker.log_path.name}, running: {worker.running}\n{worker.log[-3_000:]}")
             raise
+
+    def wait_filled(self, seconds: float = 60) -> None:
+        """Every table has rows. Those of the watch leg come after its input is committed: when windows are closed."""
+        wait_for(lambda: all(self.tables().values()), seconds, "no table is empty")
 
     def tables(self) -> dict[str, dict[bytes | None, bytes]]:
         """Each table as its changelog holds it."""

@@ -17,7 +17,7 @@ import pytest
 from pipeline.adapters.topic_specs import group_name
 from pipeline.demo import story
 from pipeline.events import Topic
-from tests.integration.crashing import DEADLY
+from tests.integration.crashing import AT_WORK, DEADLY
 from tests.integration.pipeline_stage import Pipeline, account
 from tests.integration.tools import Worker, committed, ending, ends, wait_for
 
@@ -29,7 +29,7 @@ AGAIN = "the worker failed, and is started again"
 
 @pytest.fixture
 def pipeline(kafka: str, topics: str, tmp_path: Path) -> Pipeline:
-    return Pipeline(kafka, topics, tmp_path, SEALSTREAM_SESSION_SECONDS="6")
+    return Pipeline(kafka, topics, tmp_path)
 
 
 def deadly(i: int = 0) -> story.DemoEvent:
@@ -121,8 +121,7 @@ def test_an_operators_kills_reject_nothing(pipeline: Pipeline) -> None:
     for _ in range(3):
         worker = crashing(pipeline, "slow", "worker", "--legs", "protect")
         with ending(worker):
-            wait_for(lambda w=worker: w.up, 60, "it has partitions")  # type: ignore[misc]
-            time.sleep(0.3)
+            wait_for(lambda w=worker: AT_WORK in w.log, 60, "it works")  # type: ignore[misc]
             worker.kill()
     last = crashing(pipeline, "none", "worker", "--legs", "protect")
     with ending(last):
@@ -167,7 +166,8 @@ def child_of(worker: Worker) -> int | None:
 
 def test_a_supervised_worker_is_started_again_and_stops_with_its_supervisor(pipeline: Pipeline) -> None:
     produce(pipeline)
-    worker = pipeline.launch(["-m", "pipeline", "worker", "--legs", "protect", "--supervise"], "state")
+    command = ["-m", "pipeline", "worker", "--legs", "protect", "--supervise"]
+    worker = pipeline.launch(command, "state", SEALSTREAM_SESSION_SECONDS="6")
     with ending(worker):
         wait_for(lambda: worker.up, 60, "it has partitions")
         first = child_of(worker)

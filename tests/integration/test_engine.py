@@ -43,6 +43,8 @@ pytestmark = pytest.mark.broker
 
 PARTITIONS = 4
 KEYS = 97
+SHORT = ("--session", "3")
+"""For who dies or sleeps: the next one waits for the end of its session."""
 
 
 def key(i: int) -> bytes:
@@ -153,7 +155,7 @@ def test_sigterm_drains_commits_and_ends_with_zero(stage: Stage) -> None:
 @pytest.mark.parametrize("point", ["output:3", "changelog:3", "rows:3", "settled:4"])
 def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str) -> None:
     stage.send(12_000)
-    dies = stage.worker("--die", point)
+    dies = stage.worker("--die", point, *SHORT)
     with ending(dies):
         assert dies.wait() == -9, dies.log
     left = stage.rows()
@@ -167,11 +169,11 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(stage: Stage, point: str)
 
 def test_kill_9_in_recovery_then_recovery_again(stage: Stage) -> None:
     stage.send(5_000)
-    first = stage.worker()
+    first = stage.worker(*SHORT)
     with ending(first):
         wait_for(stage.all_committed, 60, "all is committed")
         first.kill()
-    dies = stage.worker("--die", "recovery:1")
+    dies = stage.worker("--die", "recovery:1", *SHORT)
     with ending(dies):
         assert dies.wait() == -9, dies.log
     stage.send(5_000)
@@ -184,7 +186,7 @@ def test_kill_9_in_recovery_then_recovery_again(stage: Stage) -> None:
 
 def test_two_workers_share_and_a_killed_one_is_replaced(stage: Stage) -> None:
     stage.send(5_000)
-    first = stage.worker()
+    first = stage.worker(*SHORT)
     with ending(first):
         wait_for(lambda: stage.committed() > 0, 60, "the first works")
         second = stage.worker()
@@ -227,7 +229,7 @@ def asleep_in_work(stage: Stage, point: str, *args: str) -> Iterator[Worker]:
     with ending(before):
         wait_for(stage.all_committed, 60, "there are rows to recover")
         assert before.terminate() == 0
-    asleep = stage.worker("--stop", point, *args)
+    asleep = stage.worker("--stop", point, *SHORT, *args)
     with ending(asleep):
         stage.send(12_000)
         wait_for(lambda: stopped(asleep), 60, "it has stopped")
@@ -237,7 +239,7 @@ def asleep_in_work(stage: Stage, point: str, *args: str) -> Iterator[Worker]:
 def test_a_worker_that_slept_too_long_forgets_what_it_had_in_work(stage: Stage) -> None:
     """Also if nobody took its partitions over: its rows are ahead of what their changelog holds."""
     with asleep_in_work(stage, "rows:3") as worker:
-        time.sleep(9)  # its session has 6 s
+        time.sleep(5)  # its session has 3 s
         worker.process.send_signal(signal.SIGCONT)
         wait_for(stage.all_committed, 60, "all is committed")
         assert "is dropped" in worker.log

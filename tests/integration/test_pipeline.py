@@ -25,6 +25,7 @@ from tests.integration.tools import Worker, ending, ends, wait_for
 
 END_MS = 1_790_000_000_000
 EVENTS = 20_000
+SHORT_SESSIONS = ("-m", "tests.integration.crashing", "none")
 EVENTS_OUT = (Topic.PROTECTED, Topic.REJECTED, Topic.RESOLVED)
 
 
@@ -114,12 +115,12 @@ def test_kill_9_in_the_middle_of_the_work(pipeline: Pipeline) -> None:
     pipeline.produce(demo(10_000))
     workers: list[Worker] = []
     for legs, share in (("protect", 0.3), ("protect,identify", 0.5), ("protect,identify,watch", 0.7)):
-        worker = pipeline.worker(legs, SEALSTREAM_SESSION_SECONDS="6")
+        worker = pipeline.launch([*SHORT_SESSIONS, "worker", "--legs", legs])
         workers.append(worker)
         with ending(worker):
             wait_for(partial(_reached, pipeline, worker, share * 10_000), 60, "it works")
             worker.kill()
-    last = pipeline.worker(SEALSTREAM_SESSION_SECONDS="6")
+    last = pipeline.launch([*SHORT_SESSIONS, "worker"])
     with ending(last):
         pipeline.wait()
         assert last.terminate() == 0, last.log
@@ -134,13 +135,13 @@ def _reached(pipeline: Pipeline, worker: Worker, records: float) -> bool:
 
 def test_tables_after_a_restart_are_the_tables_before(pipeline: Pipeline) -> None:
     """A worker that starts on the changelogs and is given one more event of everybody changes nothing else."""
-    first = pipeline.worker()
+    first = pipeline.worker(SEALSTREAM_WATCH_IDLE_SECONDS="2")
     with ending(first):
         pipeline.produce(demo(4_000))
         pipeline.wait()
+        pipeline.wait_filled()
         assert first.terminate() == 0, first.log
     tables, profiles = pipeline.tables(), pipeline.profiles()
-    assert all(tables.values())
     again = pipeline.worker()
     with ending(again):
         wait_for(lambda: again.log.count("partitions assigned") >= 3, 60, "it has recovered")

@@ -18,7 +18,7 @@ from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, changelog_name, gro
 from pipeline.demo import story
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import SOURCES, Pipeline, account
-from tests.integration.tools import Worker, committed, ending, ends, read_all, wait_for
+from tests.integration.tools import Worker, committed, ending, ends_of, read_all
 
 END_MS = 1_790_000_000_000
 EVENTS = 600
@@ -34,7 +34,7 @@ def pipeline(kafka: str, topics: str, tmp_path: Path) -> Pipeline:
     with ending(worker):
         made.produce(story.events(1, EVENTS, 100, END_MS))
         made.wait()
-        wait_for(lambda: all(sum(ends(kafka, c).values()) for c in changelogs(made).values()), 60, "no table is empty")
+        made.wait_filled()
         assert worker.terminate() == 0, worker.log
     made.produce(story.events(2, 10, 3, END_MS))
     return made
@@ -52,7 +52,7 @@ def standing(pipeline: Pipeline) -> list[object]:
         committed(at, group_name(leg, prefix=pipeline.prefix), map(pipeline.prefix.__add__, SOURCES[leg]))
         for leg in SOURCES
     ]
-    return [*((t, ends(at, t)) for t in topics), *groups]
+    return [ends_of(at, topics), *groups]
 
 
 def refused(pipeline: Pipeline, code: int = 1, worker: Worker | None = None) -> str:

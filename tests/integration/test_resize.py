@@ -35,7 +35,7 @@ END_MS = 1_790_000_000_000
 CUSTOMERS = 200
 BEFORE, AFTER = 2_000, 2_000
 NEW = 12
-IDLE = {"SEALSTREAM_WATCH_IDLE_SECONDS": "1"}
+IDLE = {"SEALSTREAM_WATCH_IDLE_SECONDS": "0.5"}
 ROWS = (Topic.PROFILES.value, "identify/tokens", "identify/evidence", "watch/watch-state")
 """What moves; the other tables stay."""
 
@@ -51,7 +51,7 @@ def work(pipeline: Pipeline, events: Iterator[story.DemoEvent], partitions: int)
     with ending(worker):
         pipeline.produce(events)
         pipeline.wait()
-        time.sleep(5)  # then every partition of watch has said that it is idle
+        time.sleep(3)  # then every partition of watch has said that it is idle
         pipeline.wait()
         assert worker.terminate() == 0, worker.log
     assert pipeline.caught_up()
@@ -157,6 +157,7 @@ def check_goes_on(pipeline: Pipeline, events: Iterator[story.DemoEvent]) -> None
     assert all(n == 1 for n in alerts.values()), "an episode was begun twice"
 
 
+@pytest.mark.long
 def test_four_partitions_become_twelve(pipeline: Pipeline) -> None:
     old, new = old_and_new()
     work(pipeline, old, 4)
@@ -213,6 +214,7 @@ class Interrupter:
             raise Interrupted
 
 
+@pytest.mark.long
 def test_interrupted_at_each_step_it_goes_on_and_no_worker_starts_before_the_end(pipeline: Pipeline) -> None:
     """Whichever leg could start at a number of partitions finds all of its rows at home under that number."""
     old, new = old_and_new()
@@ -331,11 +333,12 @@ def test_a_worker_does_not_start_on_counts_that_differ(
     topic = topic_of(pipeline, name)
     kafka_admin.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
     wait_for(lambda: counts(pipeline.bootstrap, None, [topic])[topic] == 5, 30, "it has grown")
-    for count in ("4", "5"):
-        with ending(worker := pipeline.worker(leg, SEALSTREAM_PARTITIONS=count)):
+    workers = [pipeline.worker(leg, SEALSTREAM_PARTITIONS=count) for count in ("4", "5")]
+    with ending(*workers):
+        for worker in workers:
             assert worker.wait(30) == 2, worker.log
-        assert "must have the same number of partitions" in worker.log
-        assert f"{topic}: 5" in worker.log
+            assert "must have the same number of partitions" in worker.log
+            assert f"{topic}: 5" in worker.log
 
 
 def test_every_table_has_a_rule_for_its_rows() -> None:

@@ -64,12 +64,32 @@ def produce(
 
 def ends(bootstrap: str, topic: str) -> dict[int, int]:
     """The end offset of each partition."""
+    return {partition: end for (_, partition), end in ends_of(bootstrap, [topic]).items()}
+
+
+def ends_of(bootstrap: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The end offset of each partition of these topics, by one client: most of the time goes into making one."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in partitions}
+        return {
+            (topic, p): _end(consumer, TopicPartition(topic, p))
+            for topic in topics
+            for p in consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        }
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, partition: TopicPartition) -> int:
+    """A partition that is a moment old has a leader that does not know it yet."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(partition, timeout=10)[1])
+        except KafkaException as error:
+            if error.args[0].name() != "NOT_LEADER_FOR_PARTITION" or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def read_all(bootstrap: str, topic: str) -> list[Got]:
@@ -85,13 +105,14 @@ def read_all(bootstrap: str, topic: str) -> list[Got]:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "fetch.message.max.bytes": 32 << 20,
+            "fetch.wait.max.ms": 20,  # at the end of a partition nothing more comes
         }
     )
     consumer.assign([TopicPartition(topic, p, 0) for p in todo])
     try:
         until = time.monotonic() + 60
         while todo and time.monotonic() < until:
-            for m in consumer.consume(5000, timeout=0.2):
+            for m in consumer.consume(5000, timeout=0.05):
                 if m.error():
                     if m.error().name() == "_PARTITION_EOF" and m.offset() >= todo.get(m.partition(), 0):
                         todo.pop(m.partition(), None)
