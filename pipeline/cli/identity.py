@@ -10,6 +10,7 @@ from typing import BinaryIO
 import click
 
 from .. import settings
+from .remap import remap
 
 
 @click.group()
@@ -41,6 +42,9 @@ def recompute(file: BinaryIO, rules: Path | None) -> None:
     chosen = wiring.identity_rules(settings.load(), rules)
     for profile in profiles(_lines(file), chosen):
         sys.stdout.write(profile.decode() + "\n")
+
+
+identity.add_command(remap)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
