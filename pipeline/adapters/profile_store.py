@@ -12,6 +12,7 @@ Whose a token is, is decided when it is asked for: of the profiles that name it 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -126,8 +127,12 @@ class ProfileStore:
         `Misuse` for another kind of database, a driver that is missing, or a database that holds another topic.
         """
         self._engine = _engine(url)
-        with self._talking():
-            self._prepare(topic)
+        try:
+            with self._talking():
+                self._prepare(topic)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, topic: str) -> None:
         with self._engine.begin() as db:
@@ -286,7 +291,7 @@ class ProfileStore:
     def _talking(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:  # the latter: on a new connection
             raise Transient(f"the profile database does not answer as it should ({type(error).__name__})") from None
 
 

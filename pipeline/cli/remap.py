@@ -25,8 +25,8 @@ def remap(ctx: click.Context, file: BinaryIO, field: str, strict: bool) -> None:
     """Rewrite the profile ids of JSON lines to those that the profiles have today.
 
     A profile that was merged into another keeps a record under its old id that says so; those records are read from the
-    topic `profiles`, and followed. An id that is not there (erased, not yet, never), and a line without the field, stays
-    as it is, and is counted on stderr.
+    topic `profiles`, and followed. An id that is not there (erased, not yet, never) and a line without the field stay
+    as they are, and are counted on stderr.
 
     \b
     Examples:
@@ -36,9 +36,9 @@ def remap(ctx: click.Context, file: BinaryIO, field: str, strict: bool) -> None:
     from .. import wiring
 
     with wiring.reader(settings.load(), Topic.PROFILES) as found:
-        with click.progressbar(
-            found, length=found.total, label="profiles", file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as records:
+        hidden = not sys.stderr.isatty()
+        bar = click.progressbar(found, length=found.total, label="profiles", file=sys.stderr, hidden=hidden)
+        with bar as records:
             remapped = Remap(records, field)
     out = sys.stdout.buffer
     for line in remapped.lines(line for batch in batches(file) for line in batch):
