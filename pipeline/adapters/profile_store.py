@@ -25,7 +25,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    StaticPool,
     String,
     Table,
     bindparam,
@@ -308,11 +307,10 @@ def _engine(url: str) -> Engine:
         raise Misuse("SEALSTREAM_SERVE_DATABASE is no URL of a database") from None
     except ImportError:
         raise Misuse("PostgreSQL needs its driver: pip install 'sealstream[postgresql]'") from None
-    options["connect_args"] = {"timeout": _WAIT_SECONDS, "check_same_thread": False}
     if parsed.database in (None, "", ":memory:"):
-        options["poolclass"] = StaticPool
-    else:
-        _make_private(str(parsed.database))
+        raise Misuse("SEALSTREAM_SERVE_DATABASE: SQLite needs a file, sqlite:///file")
+    _make_private(str(parsed.database))
+    options["connect_args"] = {"timeout": _WAIT_SECONDS}
     engine = create_engine(parsed, **options)
     event.listen(engine, "connect", _on_connect)
     return engine

@@ -1,7 +1,7 @@
 """Guarantee: what is served is a function of how far each partition was read, whatever the order between partitions.
 
 Against a plain model: the last readable record per partition and id; the token's profile is the newest of those that
-name it. On SQLite in memory and in a file, and on PostgreSQL.
+name it. On SQLite and on PostgreSQL.
 
 Mutations seen red: TODO
 """
@@ -166,13 +166,27 @@ def store(url: str) -> Iterator[ProfileStore]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProfileStore, ProfileStore]]:
+    """Two SQLite stores, for all examples of a property."""
+    directory = tmp_path_factory.mktemp("two")
+    stores = tuple(ProfileStore(f"sqlite:///{directory / name}", TOPIC) for name in ("a.db", "b.db"))
+    yield stores[0], stores[1]
+    for each in stores:
+        each.close()
+
+
+def feed_of(store: ProfileStore) -> Feed:
+    store.forget()
+    return Feed(store)
+
+
 @settings(max_examples=100)
 @given(steps)
-def test_it_says_what_the_last_record_of_each_id_says(todo: Steps) -> None:
-    feed = Feed(ProfileStore("sqlite://", TOPIC))
+def test_it_says_what_the_last_record_of_each_id_says(two: tuple[ProfileStore, ProfileStore], todo: Steps) -> None:
+    feed = feed_of(two[0])
     feed.run(todo)
     agree(feed.store, feed.model)
-    feed.store.close()
 
 
 @settings(max_examples=6)
@@ -190,17 +204,17 @@ def test_postgresql_says_the_same(postgresql: str, lives: list[Steps]) -> None:
 
 @settings(max_examples=25)
 @given(steps, st.data())
-def test_the_order_between_partitions_makes_no_difference(todo: Steps, data: st.DataObject) -> None:
-    feed = Feed(ProfileStore("sqlite://", TOPIC))
+def test_the_order_between_partitions_makes_no_difference(
+    two: tuple[ProfileStore, ProfileStore], todo: Steps, data: st.DataObject
+) -> None:
+    feed = feed_of(two[0])
     feed.run(todo)
     waiting = {p: [batch for n, batch in todo if n == p] for p in range(PARTITIONS)}
-    other = Feed(ProfileStore("sqlite://", TOPIC))
+    other = feed_of(two[1])
     while any(waiting.values()):
         partition = data.draw(st.sampled_from([p for p, batches in waiting.items() if batches]))
         other.take(other.slice(partition, waiting[partition].pop(0)))
     agree(other.store, feed.model)
-    feed.store.close()
-    other.store.close()
 
 
 def test_a_token_that_moves_is_the_newer_profiles_whichever_record_comes_first(url: str) -> None:
@@ -338,7 +352,9 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("url", ["nothing", "mysql://user:geheim@host/db", "oracle://geheim", "://"])
+@pytest.mark.parametrize(
+    "url", ["nothing", "sqlite://", "sqlite:///:memory:", "mysql://user:geheim@host/db", "oracle://geheim", "://"]
+)
 def test_other_databases_are_refused_without_repeating_the_url(url: str) -> None:
     with pytest.raises(Misuse, match="SEALSTREAM_SERVE_DATABASE") as caught:
         ProfileStore(url, TOPIC)

@@ -9,21 +9,31 @@ import http.client
 import json
 import re
 import ssl
+import time
+import uuid
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
 from sqlalchemy import select
 
 from pipeline.adapters import keyfile
 from pipeline.adapters.profile_store import POSITIONS, ProfileStore
 from pipeline.demo import story
 from pipeline.events import Topic
+from pipeline.serve import follow
+from pipeline.serve.follow import Follower
 from pipeline.stages.normalize import normal
+from pipeline.telemetry.metrics import PrometheusMetrics
 from tests.certificates import Pair, self_signed
 from tests.integration.pipeline_stage import Pipeline
-from tests.integration.tools import Worker, ending, ends, wait_for
+from tests.integration.tools import Worker, ending, ends, make_topics, wait_for
 
 END_MS = 1_790_000_000_000
 TOKEN = "t0ken-of-the-tests-with-32-chars-or-more"
@@ -131,6 +141,54 @@ def test_profiles_are_served_and_go_on_being_right_after_a_kill(kafka: str, topi
         check(pipeline, served, users)
         assert served.process.terminate() == 0, served.process.log
     assert not [user for user in users if user in served.process.log]
+
+
+@pytest.fixture
+def topic(kafka: str, kafka_admin: AdminClient) -> Iterator[str]:
+    """Of one partition, for this test alone."""
+    name = f"t{uuid.uuid4().hex[:10]}.profiles"
+    make_topics(kafka, [name], 1)
+    yield name
+    kafka_admin.delete_topics([name])
+
+
+def test_a_topic_that_grows_or_is_made_again_is_followed(
+    kafka: str, kafka_admin: AdminClient, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LOOK_SECONDS", "_LOOK_AT_TOPIC_SECONDS", "_AGAIN_SECONDS"):
+        monkeypatch.setattr(follow, name, 0.1)
+    first, second, third = (f"{n:032x}" for n in (1, 2, 3))
+
+    def write(ident: str, partition: int) -> bytes:
+        value = json.dumps({"profile_id": ident, "tokens": {"user_id": [f"user_id.1.{ident}"]}}).encode()
+        producer = Producer({"bootstrap.servers": kafka})
+        producer.produce(topic, value, ident.encode(), partition)
+        assert producer.flush(30) == 0
+        return value
+
+    store = ProfileStore(f"sqlite:///{tmp_path / 'profiles.db'}", topic)
+    follower = Follower((kafka, {}), topic, store, PrometheusMetrics(), lambda: int(time.time() * 1000))
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follower.run)
+        try:
+            value = write(first, 0)
+            wait_for(lambda: store.by_id(first) == value and follower.ready, 20, "it follows")
+            kafka_admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
+            wait_for(lambda: len(kafka_admin.list_topics(topic, timeout=10).topics[topic].partitions) == 2, 20, "grown")
+            value = write(second, 1)
+            wait_for(lambda: store.by_token(f"user_id.1.{second}") == value, 20, "it follows the new partition")
+            assert store.by_id(first) is not None
+            kafka_admin.delete_topics([topic])[topic].result(30)
+            wait_for(lambda: topic not in kafka_admin.list_topics(timeout=10).topics, 20, "it is gone")
+            make_topics(kafka, [topic], 2)
+            value = write(third, 0)
+            wait_for(lambda: store.by_id(third) == value, 20, "it follows the new one")
+            assert [store.by_id(first), store.by_token(f"user_id.1.{second}")] == [None, None]
+            wait_for(lambda: follower.ready and follower.lag_records == 0, 20, "it is complete")
+        finally:
+            follower.stop()
+            following.result(30)
+    store.close()
 
 
 def _user(value: bytes | None) -> str | None:

@@ -57,8 +57,8 @@ class World:
 
     api: Api
 
-    def __init__(self) -> None:
-        self.store = ProfileStore("sqlite://", "profiles")
+    def __init__(self, directory: Path) -> None:
+        self.store = ProfileStore(f"sqlite:///{directory / 'profiles.db'}", "profiles")
         self.store.begin("", [0], NOW, 0)
         self.tokenizer = key_ring().tokenizer(cached=0)
         self.metrics = PrometheusMetrics()
@@ -90,8 +90,8 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         lookup = Lookup(made.store, made.tokenizer, lambda: NOW)
         made.api = Api(lookup, made.fresh, Guard(None), made.metrics, pool)
