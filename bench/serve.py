@@ -50,6 +50,7 @@ class Latency(NamedTuple):
 class Served(NamedTuple):
     profiles_per_second: float
     """While catching up, from the start of the process."""
+    profiles_per_cpu_second: float
     identifier: Latency
     nothing: Latency
     rss_bytes: int
@@ -70,7 +71,7 @@ def projection(bootstrap: str, profiles: int, rate: int, seconds: int, seed: int
             say("catching up")
             base = f"http://127.0.0.1:{_port(log, process)}"
             asyncio.run(_await(f"{base}/readyz", process))
-            caught_up = time.monotonic() - started
+            caught_up, cpu_of_it = time.monotonic() - started, cpu_seconds(process.pid)
             with _arriving(s, made, rate):
                 say(f"{rate} records/s, {ASKED_PER_SECOND} lookups/s, {seconds} s")
                 time.sleep(2)
@@ -82,7 +83,7 @@ def projection(bootstrap: str, profiles: int, rate: int, seconds: int, seed: int
                 nothing = asyncio.run(_ask((f"{base}/healthz" for _ in iter(int, 1)), seconds))
             rss = rss_bytes(process.pid)
         size = sum(p.stat().st_size for p in Path(s.env["SEALSTREAM_STATE_DIR"]).glob("profiles.db*"))
-        return Served(profiles / caught_up, identifier, nothing, rss, share, size)
+        return Served(profiles / caught_up, profiles / cpu_of_it, identifier, nothing, rss, share, size)
 
 
 def owner(rate: int, seconds: int, seed: int, say: Say) -> tuple[Latency, Latency]:
