@@ -1,5 +1,7 @@
 """The HTTP interface: profiles by identifier and by id, health, metrics. No answer repeats what was asked for.
 
+(Only where a request is no HTTP, aiohttp quotes to its sender what it could not read.)
+
     GET /v1/profiles/{kind}/{value}   200 the profile · 400 kind or value · 404 nobody's
     GET /v1/profiles/{profile_id}     200 the profile, of what it was merged into if it was · 404
     GET /healthz /readyz /metrics     /readyz: 503 while catching up
