@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -232,6 +233,7 @@ def serve(config: Settings, host: str, port: int) -> int:
         return int(time.time() * 1000)
 
     logs.configure(config.log_format, config.log_level)
+    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # it repeats what the follower says once
     kafka = config.bootstrap(), config.security()
     ask = guard(config.serve_token_file)
     cert, key = config.serve_cert_file, config.serve_cert_key_file

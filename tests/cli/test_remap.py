@@ -1,6 +1,7 @@
 """Guarantee: of JSON lines, only ids that lead to another profile change, and they become that profile's.
 
-Mutations seen red: TODO
+Mutations seen red: one hop; a pointer to nobody followed; a tombstone in all partitions; every line encoded anew;
+unknown ids not counted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a real identify leg has written is served, over TLS and with the token, and still after a kill -9.
 
-Mutations seen red: TODO
+Mutations seen red: an access log; it begins at the beginning; no TLS; growth, or another incarnation, not looked for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Guarantee: over real HTTP, whoever may ask gets the profile of an identifier, and nothing repeats the identifier.
 
-Mutations seen red: TODO
+Mutations seen red: everybody admitted; any scheme; no look at Host; neither TLS nor token demanded; every address is
+loopback; served while catching up; the latest version first; the version in use alone; the value as the router decodes
+it; repeated in a 404; not normalised; any kind as a label; the database's failure let through; merges not followed;
+metrics without a token.
 """
 
 from __future__ import annotations
