@@ -5,8 +5,8 @@ name it. On SQLite and on PostgreSQL.
 
 Mutations seen red: the newest by partition, or the oldest; a token that is let go of stays; offset or incarnation not
 compared; a transaction per slice; another incarnation, or an old state, goes on; an unreadable record as a tombstone; a
-tombstone, or a token let go of, in all partitions; one row per id; file mode 0644; another format goes on; the first of
-a batch wins; a circle leads to its last.
+tombstone, or a token let go of, in all partitions; one row per id; file mode 0644; another format goes on; a tombstone
+leaves what its own batch brought; a circle leads to its last.
 """
 
 from __future__ import annotations

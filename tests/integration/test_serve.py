@@ -152,7 +152,7 @@ def topic(kafka: str, kafka_admin: AdminClient) -> Iterator[str]:
     kafka_admin.delete_topics([name])
 
 
-def test_a_topic_that_grows_or_is_made_again_is_followed(
+def test_a_topic_that_grows_or_is_made_again_is_followed_also_by_two_into_one_database(
     kafka: str, kafka_admin: AdminClient, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_LOOK_SECONDS", "_LOOK_AT_TOPIC_SECONDS", "_AGAIN_SECONDS"):
@@ -166,13 +166,21 @@ def test_a_topic_that_grows_or_is_made_again_is_followed(
         assert producer.flush(30) == 0
         return value
 
-    store = ProfileStore(f"sqlite:///{tmp_path / 'profiles.db'}", topic)
-    follower = Follower((kafka, {}), topic, store, PrometheusMetrics(), lambda: int(time.time() * 1000))
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(follower.run)
+    url = f"sqlite:///{tmp_path / 'profiles.db'}"
+    stores = [ProfileStore(url, topic), ProfileStore(url, topic)]
+    store = stores[0]
+    followers = [
+        Follower((kafka, {}), topic, each, PrometheusMetrics(), lambda: int(time.time() * 1000)) for each in stores
+    ]
+
+    def complete() -> bool:
+        return all(each.ready and each.lag_records == 0 for each in followers)
+
+    with ThreadPoolExecutor(2) as pool:
+        following = [pool.submit(each.run) for each in followers]
         try:
             value = write(first, 0)
-            wait_for(lambda: store.by_id(first) == value and follower.ready, 20, "it follows")
+            wait_for(lambda: store.by_id(first) == value and complete(), 20, "they follow")
             kafka_admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
             wait_for(lambda: len(kafka_admin.list_topics(topic, timeout=10).topics[topic].partitions) == 2, 20, "grown")
             value = write(second, 1)
@@ -184,11 +192,14 @@ def test_a_topic_that_grows_or_is_made_again_is_followed(
             value = write(third, 0)
             wait_for(lambda: store.by_id(third) == value, 20, "it follows the new one")
             assert [store.by_id(first), store.by_token(f"user_id.1.{second}")] == [None, None]
-            wait_for(lambda: follower.ready and follower.lag_records == 0, 20, "it is complete")
+            wait_for(complete, 20, "they are complete")
         finally:
-            follower.stop()
-            following.result(30)
-    store.close()
+            for each in followers:
+                each.stop()
+            for done in following:
+                done.result(30)
+            for made in stores:
+                made.close()
 
 
 def _user(value: bytes | None) -> str | None:
