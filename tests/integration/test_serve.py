@@ -131,7 +131,7 @@ def test_profiles_are_served_and_go_on_being_right_after_a_kill(kafka: str, topi
     topic = pipeline.prefix + Topic.PROFILES
     total = ends(kafka, topic)
     store = ProfileStore(f"sqlite:///{tmp_path / 'serve' / 'profiles.db'}", topic)
-    stood = _positions(store)
+    stood = {partition: offset for _, partition, offset in _rows(store)}
     store.close()
     assert 0 < sum(stood.values()) < sum(total.values())
     served = Served(pipeline, pair)
@@ -186,6 +186,9 @@ def test_a_topic_that_grows_or_is_made_again_is_followed_also_by_two_into_one_da
             value = write(second, 1)
             wait_for(lambda: store.by_token(f"user_id.1.{second}") == value, 20, "it follows the new partition")
             assert store.by_id(first) is not None
+            with monkeypatch.context() as unnoticed:  # so quickly made again that no fetch has failed
+                unnoticed.setattr(follow, "topic_ids", lambda *_: {topic: "another"})
+                wait_for(lambda: _rows(store) == {("another", 0, 1), ("another", 1, 1)}, 20, "it is read anew")
             kafka_admin.delete_topics([topic])[topic].result(30)
             wait_for(lambda: topic not in kafka_admin.list_topics(timeout=10).topics, 20, "it is gone")
             make_topics(kafka, [topic], 2)
@@ -211,6 +214,7 @@ def _user(value: bytes | None) -> str | None:
     return user if isinstance(user, str) and user else None
 
 
-def _positions(store: ProfileStore) -> dict[int, int]:
+def _rows(store: ProfileStore) -> set[tuple[str, int, int]]:
+    """Incarnation, partition and position, of each partition."""
     with store._engine.connect() as db:
-        return {row.partition: row.next_offset for row in db.execute(select(POSITIONS))}
+        return {(row.incarnation, row.partition, row.next_offset) for row in db.execute(select(POSITIONS))}
