@@ -117,6 +117,31 @@ class Settings(BaseSettings):
     )
     http_cert_file: Path | None = Field(default=None, description="PEM certificate to serve the endpoint by TLS.")
     http_key_file: Path | None = Field(default=None, description="PEM key of that certificate.")
+
+    # serve
+    serve: str = Field(
+        default="127.0.0.1:9465",
+        description="`host:port` at which `sealstream serve` answers; port 0 picks one. Loopback by default: other "
+        "addresses need SERVE_TOKEN_FILE, and TLS.",
+    )
+    serve_cert_file: Path | None = Field(default=None, description="PEM certificate to serve profiles by TLS.")
+    serve_cert_key_file: Path | None = Field(default=None, description="PEM key of that certificate.")
+    serve_insecure: bool = Field(
+        default=False,
+        description="Serve profiles without TLS at addresses that are not loopback: for a TLS proxy in front alone.",
+    )
+    serve_token_file: Path | None = Field(
+        default=None,
+        description="File (mode 0600) with the bearer token that who asks must have, 32 characters at least. None: "
+        "everybody on this machine may ask.",
+    )
+    serve_database: SecretStr | None = Field(
+        default=None,
+        description="URL of the database of `sealstream serve`, `sqlite:///file` or `postgresql://…`. None: "
+        "`profiles.db` in the state directory.",
+    )
+
+    # logs
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: console on a terminal, JSON lines elsewhere."
     )
@@ -148,8 +173,15 @@ class Settings(BaseSettings):
     @field_validator("http")
     @classmethod
     def _listen(cls, value: str) -> str:
-        if value != "off" and (not _SERVERS.match(value) or int(value.rpartition(":")[2]) > 65_535):
+        if value != "off" and not _is_address(value):
             raise ValueError("must read host:port, or off")
+        return value
+
+    @field_validator("serve")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not _is_address(value):
+            raise ValueError("must read host:port")
         return value
 
     @model_validator(mode="after")
@@ -163,6 +195,8 @@ class Settings(BaseSettings):
             raise ValueError("SEALSTREAM_KAFKA_CERT_FILE and …_CERT_KEY_FILE go together")
         if (self.http_cert_file is None) != (self.http_key_file is None):
             raise ValueError("SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE go together")
+        if (self.serve_cert_file is None) != (self.serve_cert_key_file is None):
+            raise ValueError("SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE go together")
         return self
 
     def bootstrap(self) -> str:
@@ -173,6 +207,11 @@ class Settings(BaseSettings):
 
     def keys_path(self) -> Path:
         return self.key_file or self.state_dir / "keys.json"
+
+    def database_url(self) -> str:
+        if self.serve_database is not None:
+            return self.serve_database.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'profiles.db'}"
 
     def password(self) -> str | None:
         """Return the SASL password. `Misuse` if its file cannot be read."""
@@ -195,6 +234,10 @@ class Settings(BaseSettings):
             given |= {"ssl.ca.location": self.kafka_ca_file, "ssl.certificate.location": self.kafka_cert_file}
             given["ssl.key.location"] = self.kafka_cert_key_file
         return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _is_address(value: str) -> bool:
+    return bool(_SERVERS.match(value)) and int(value.rpartition(":")[2]) <= 65_535
 
 
 def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -32,6 +34,9 @@ from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
 from .stages.tokenize import Tokens
 from .verify.log import Snapshot
+
+if TYPE_CHECKING:
+    from .adapters.profile_store import ProfileStore
 
 
 def throw_away_ring() -> KeyRing:
@@ -221,6 +226,39 @@ def work(names: Sequence[str], config: Settings) -> int:
     metrics = PrometheusMetrics()
     with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
         return run([make[name]() for name in names], engine, metrics)
+
+
+def profile_store(config: Settings) -> ProfileStore:
+    from .adapters.profile_store import ProfileStore
+
+    return ProfileStore(config.database_url(), config.topic_prefix + Topic.PROFILES)
+
+
+def serve(config: Settings, host: str, port: int) -> int:
+    """Serve profiles in this process until SIGTERM; return the exit code."""
+    from .serve.follow import Follower
+    from .serve.guard import check_address, guard
+    from .serve.lookup import Lookup
+    from .serve.run import Listen, run
+    from .telemetry import logs
+    from .telemetry.endpoint import tls_context
+    from .telemetry.metrics import PrometheusMetrics
+
+    def now() -> int:
+        return int(time.time() * 1000)
+
+    logs.configure(config.log_format, config.log_level)
+    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # it repeats what the follower says once
+    kafka = config.bootstrap(), config.security()
+    ask = guard(config.serve_token_file)
+    cert, key = config.serve_cert_file, config.serve_cert_key_file
+    tls = None if cert is None else tls_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
+    check_address(host, tls=tls is not None, insecure=config.serve_insecure, token=not ask.open)
+    tokenizer = key_ring(config).tokenizer(cached=0)  # whom somebody has asked for is not kept
+    metrics = PrometheusMetrics()
+    with closing(profile_store(config)) as store:
+        follower = Follower(kafka, config.topic_prefix + Topic.PROFILES, store, metrics, now)
+        return run(Lookup(store, tokenizer, now), follower, ask, metrics, Listen(host, port, tls))
 
 
 def supervised(arguments: Sequence[str], config: Settings) -> int:

@@ -182,6 +182,9 @@ def test_an_override_is_checked_like_a_variable() -> None:
         ("http", CANARY, "must read host:port, or off"),
         ("http", f"{CANARY}:65536", "must read host:port, or off"),
         ("http", f"http://{CANARY}:9464", "must read host:port, or off"),
+        ("serve", "off", "must read host:port"),
+        ("serve", f"{CANARY}:65536", "must read host:port"),
+        ("serve_insecure", CANARY, "valid boolean"),
         ("log_format", CANARY, "'console'"),
         ("log_level", CANARY, "'warning'"),
     ],
@@ -221,6 +224,13 @@ def test_the_endpoint_listens_at_a_host_and_port_or_not_at_all(listen: str) -> N
     assert settings.load({"SEALSTREAM_HTTP": listen}).http == listen
 
 
+def test_the_database_of_profiles_is_in_the_state_directory_unless_it_is_given() -> None:
+    assert settings.load({"SEALSTREAM_STATE_DIR": "/var/x"}).database_url() == "sqlite:////var/x/profiles.db"
+    found = settings.load({"SEALSTREAM_SERVE_DATABASE": f"postgresql://me:{CANARY}@db/profiles"})
+    assert found.database_url() == f"postgresql://me:{CANARY}@db/profiles"
+    assert CANARY not in f"{found} {found!r} {found.model_dump()}"
+
+
 # -- settings that need each other -----------------------------------------------------------------------------------
 
 
@@ -248,7 +258,12 @@ def test_without_sasl_no_password_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["KAFKA_CERT_FILE", "KAFKA_CERT_KEY_FILE", "HTTP_CERT_FILE", "HTTP_KEY_FILE"], ids=str.lower
+    "name",
+    [
+        *("KAFKA_CERT_FILE", "KAFKA_CERT_KEY_FILE", "HTTP_CERT_FILE", "HTTP_KEY_FILE"),
+        *("SERVE_CERT_FILE", "SERVE_CERT_KEY_FILE"),
+    ],
+    ids=str.lower,
 )
 def test_a_certificate_and_its_key_go_together(name: str) -> None:
     message = refusal({PREFIX + name: f"/{CANARY}"})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
 from ..crypto.keyring import KeyRing
 from ..errors import Corrupt, Misuse
+from . import private_file
 
 FORMAT = "sealstream/key-file/1"
 MAX_BYTES = 1 << 20
@@ -63,7 +63,9 @@ def load(path: Path) -> KeyRing:
     `Misuse` if it is missing, not a plain file (a symbolic link included), not ours, or open to others; `Corrupt` if
     its content is not byte for byte what `create` wrote.
     """
-    content = _read_private(path)
+    content = private_file.read(path, "key file", MAX_BYTES, "make one with `sealstream keys init`")
+    if content is None:
+        raise Corrupt(_DAMAGED.format(path))
     try:
         read = msgspec.json.decode(content, type=_File)
         kek = base64.b64decode(read.kek, validate=True)
@@ -85,33 +87,6 @@ def _encode(ring: KeyRing) -> bytes:
         raise Misuse("only a ring with a local KEK can be written to a key file")
     kek = base64.b64encode(ring.kek.export()).decode()
     return msgspec.json.encode(_File(FORMAT, kek, msgspec.Raw(ring.to_document()))) + b"\n"
-
-
-def _read_private(path: Path) -> bytes:
-    """Check the open file, not its name: it cannot be exchanged between the check and the reading."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Misuse(f"key file {path}: not there; make one with `sealstream keys init`") from None
-    except OSError as e:
-        if path.is_symlink():
-            raise Misuse(f"key file {path}: is a symbolic link; give the path of the file itself") from None
-        raise Misuse(f"key file {path}: cannot be opened ({e.strerror}); run as its owner") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise Misuse(f"key file {path}: is not a plain file")
-        if status.st_uid != os.geteuid():
-            raise Misuse(f"key file {path}: belongs to another user; run as its owner, or chown it")
-        if status.st_mode & 0o077:
-            raise Misuse(f"key file {path}: others may use it; run `chmod 600` on it, and ask who has read it")
-        with os.fdopen(os.dup(fd), "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(fd)
-    if len(content) > MAX_BYTES:
-        raise Corrupt(_DAMAGED.format(path))
-    return content
 
 
 def _make_parents(directory: Path) -> None:

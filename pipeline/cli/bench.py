@@ -41,6 +41,7 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench identify
       sealstream bench latency --rate 2000 --seconds 30
       sealstream bench identity-truth
+      sealstream bench serve --against owner
     """
     if context.invoked_subcommand is None:
         context.invoke(protect, as_json=as_json)
@@ -219,6 +220,40 @@ _HEAD = f"{'prec.':>8}{'recall':>8}{'F1':>8}"
 
 def _scores(score: Any) -> str:
     return "".join(f"{value:8.4f}" for value in score)
+
+
+@bench.command()
+@click.option("--profiles", default=100_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--rate", default=500, show_default=True, type=click.IntRange(1), help="Records that arrive per second.")
+@click.option("--seconds", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--against", type=click.Choice(["owner"]), help="The partitions' owner, asked for the same.")
+@seeded
+@as_json
+def serve(profiles: int, rate: int, seconds: int, against: str | None, seed: int, as_json: bool) -> None:
+    """Milliseconds of a GET of a profile by identifier, while records keep arriving; 200 requests/s.
+
+    
+    Example:
+      sealstream bench serve --against owner --json
+    """
+    part = _part("serve")
+    with _broker() as bootstrap:
+        found = part.projection(bootstrap, profiles, rate, seconds, seed, _say)
+    result = {
+        "bench": "serve",
+        "profiles": profiles,
+        "rate": rate,
+        "profiles_per_second": round(found.profiles_per_second),
+        "profiles_per_cpu_second": round(found.profiles_per_cpu_second),
+        "milliseconds": found.identifier._asdict(),
+        "nothing": found.nothing._asdict(),
+        "cpu_share": round(found.cpu_share, 2),
+        "rss_bytes": found.rss_bytes,
+        "database_bytes": found.database_bytes,
+    }
+    if against:
+        result["owner"], result["owner_backlog"] = (x._asdict() for x in part.owner(rate, seconds, seed, _say))
+    _show(result, as_json)
 
 
 def _part(name: str) -> Any:

@@ -13,6 +13,7 @@ from .. import settings
 from .identity_ask import explain, stats, timeline
 from .identity_decide import cut, link
 from .identity_rules import check, plan
+from .remap import remap
 
 
 @click.group()
@@ -49,6 +50,9 @@ def recompute(file: BinaryIO, rules: Path | None) -> None:
     chosen = wiring.identity_rules(settings.load(), rules)
     for profile in profiles(_lines(file), chosen):
         sys.stdout.write(profile.decode() + "\n")
+
+
+identity.add_command(remap)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ from .keys import keys
 from .protect import protect
 from .replay import replay
 from .schemas import schemas
+from .serve import serve
 from .topics import topics
 from .verify import verify
 from .worker import worker
@@ -45,7 +46,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, topics, schemas, protect, identity, keys, replay, verify, bench):
+for _command in (demo, worker, serve, topics, schemas, protect, identity, keys, replay, verify, bench):
     cli.add_command(_command)
 
 

@@ -99,6 +99,11 @@ class Tokenizer:
         """
         return self._versions[max(0, bisect_right(self._starts, time_ms) - 1)]
 
+    def versions(self, time_ms: int) -> tuple[TokenVersion, ...]:
+        """Return all versions under which a token may have been made: that of `time_ms` first, then the latest."""
+        first = self.at(time_ms)
+        return first, *(v for v in reversed(self._versions) if v is not first)
+
 
 def _maker(key: bytes, version: int, kind: str) -> Callable[[str], str]:
     if not _KIND.match(kind):

@@ -81,7 +81,7 @@ def serving(
         yield 0
         return
     host, _, port = listen.rpartition(":")
-    tls = None if cert is None else _tls(cert, key)
+    tls = None if cert is None else tls_context(cert, key, "SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE")
     server = _bind(host.strip("[]"), int(port), app(metrics))
     if tls is not None:
         # The handshake is left to the request's thread, so that a client that says nothing does not hold up the others.
@@ -107,12 +107,13 @@ def _bind(host: str, port: int, application: Wsgi) -> _Server:
         ) from None
 
 
-def _tls(cert: Path, key: Path | None) -> ssl.SSLContext:
+def tls_context(cert: Path, key: Path | None, settings: str) -> ssl.SSLContext:
+    """Return the context of a server. `Misuse`, with the names of the settings, if the files do not load."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError):
-        raise Misuse("SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE do not load as a PEM certificate and its key") from None
+        raise Misuse(f"{settings} do not load as a PEM certificate and its key") from None
     return context
 
 

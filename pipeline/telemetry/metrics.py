@@ -95,6 +95,20 @@ class PrometheusMetrics:
         self._state = Gauge(
             "sealstream_leg_state", "1 for the state that a leg is in.", ["leg", "state"], registry=registry
         )
+        self._lookups = Counter(
+            "sealstream_lookups",
+            "Answers of `serve`, by what was asked for and HTTP status.",
+            ["by", "status"],
+            registry=registry,
+        )
+        self._lookup_seconds = Histogram(
+            "sealstream_lookup_seconds",
+            "From a lookup's request until its answer.",
+            ["by"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._identifiers = Names()
         self._legs, self._outcomes, self._tables, self._kinds = Names(), Names(), Names(), Names()
         self._states: dict[str, LegState] = {}
 
@@ -151,6 +165,12 @@ class PrometheusMetrics:
 
     def lag(self, leg: str, topic: str, partition: int, records: int) -> None:
         self._lag.labels(self._legs.of(leg), _topic(topic), str(partition)).set(records)
+
+    def lookup(self, by: str, status: int, seconds: float) -> None:
+        """`by`: an identifier kind, or what else profiles are found by."""
+        by = self._identifiers.of(by)
+        self._lookups.labels(by, str(status)).inc()
+        self._lookup_seconds.labels(by).observe(seconds)
 
     def state(self, leg: str, state: LegState) -> None:
         leg = self._legs.of(leg)

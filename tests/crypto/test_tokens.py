@@ -54,6 +54,11 @@ def test_the_version_is_the_last_one_activated_and_says_for_how_long(starts: lis
         assert tokenizer.at(version.until - 1) is version
 
 
+def test_of_all_versions_that_of_the_time_comes_first_then_the_latest() -> None:
+    tokenizer = Tokenizer([TokenKey(v, 100 * v, KEY) for v in (1, 2, 3)])
+    assert [[v.version for v in tokenizer.versions(t)] for t in (0, 250, 999)] == [[1, 3, 2], [2, 3, 1], [3, 2, 1]]
+
+
 def test_versions_make_different_tokens_and_each_the_same_again() -> None:
     tokenizer = Tokenizer([TokenKey(2, 100, b"b" * 32), TokenKey(1, 0, b"a" * 32)])
     old, new = tokenizer.at(99).maker("email"), tokenizer.at(100).maker("email")

@@ -87,10 +87,10 @@ class Pipeline:
     def read(self, topic: str) -> list[Got]:
         return read_all(self.bootstrap, self.prefix + topic)
 
-    def caught_up(self) -> bool:
-        """Every leg has committed all of its input."""
-        for leg, topics in SOURCES.items():
-            names = [self.prefix + t for t in topics]
+    def caught_up(self, *legs: str) -> bool:
+        """Every leg, or these, have committed all of their input."""
+        for leg in legs or SOURCES:
+            names = [self.prefix + t for t in SOURCES[leg]]
             found = ends_of(self.bootstrap, names)
             partitions = 1 + max(partition for _, partition in found)
             done = committed(self.bootstrap, group_name(leg, prefix=self.prefix), names, partitions)
@@ -98,9 +98,9 @@ class Pipeline:
                 return False
         return True
 
-    def wait(self, seconds: float = 120) -> None:
+    def wait(self, seconds: float = 120, *legs: str) -> None:
         try:
-            wait_for(self.caught_up, seconds, "every leg has committed all of its input")
+            wait_for(lambda: self.caught_up(*legs), seconds, "every leg has committed all of its input")
         except AssertionError as error:
             for worker in self._workers:
                 error.add_note(f"{worker.log_path.name}, running: {worker.running}\n{worker.log[-3_000:]}")

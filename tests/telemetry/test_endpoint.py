@@ -6,7 +6,6 @@ the TLS handshake in the accepting thread; requests one after the other; `server
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import json
 import socket
@@ -18,9 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import Misuse
@@ -28,6 +24,7 @@ from pipeline.ports import LegState
 from pipeline.telemetry import endpoint
 from pipeline.telemetry.endpoint import serving
 from pipeline.telemetry.metrics import PrometheusMetrics
+from tests.certificates import Pair, self_signed
 
 SECONDS = 4.0
 
@@ -231,31 +228,9 @@ def test_ipv6_is_served_where_there_is_any() -> None:
 # -- TLS -------------------------------------------------------------------------------------------------------------
 
 
-class Pair(NamedTuple):
-    cert: Path
-    key: Path
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A certificate for `localhost` that signs itself, valid long before and after any test, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC))
-        .sign(key, hashes.SHA256())
-    )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    found = Pair(*(tmp_path_factory.mktemp("tls") / name for name in ("cert.pem", "key.pem")))
-    found.cert.write_bytes(certificate.public_bytes(pem))
-    found.key.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
-    return found
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_with_a_certificate_it_serves_by_tls_alone_and_a_silent_client_holds_up_nobody(pair: Pair) -> None:

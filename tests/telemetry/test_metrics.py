@@ -19,7 +19,7 @@ from pipeline.events import Topic
 from pipeline.flow.protect import KEYS
 from pipeline.flow.watch import OPEN, STATE_TABLE
 from pipeline.outcomes import Reason
-from pipeline.ports import LegState, Metrics
+from pipeline.ports import LegState
 from pipeline.telemetry.metrics import MAX_NAMES, OTHER, PrometheusMetrics
 
 LEGS = ("protect", "identify", "watch")
@@ -51,7 +51,7 @@ def value(metrics: PrometheusMetrics, name: str, *given_labels: str, **more: str
     )
 
 
-def say_everything(metrics: Metrics, a: str, b: str, c: str, state: LegState) -> None:
+def say_everything(metrics: PrometheusMetrics, a: str, b: str, c: str, state: LegState) -> None:
     """Each text to each place that takes one."""
     metrics.batch(a, b, 3, 0.1)
     metrics.checkpoint(b, 3, 0.1)
@@ -60,6 +60,7 @@ def say_everything(metrics: Metrics, a: str, b: str, c: str, state: LegState) ->
     metrics.changelog(b, c, 1, 100)
     metrics.rows(c, a, 1)
     metrics.lag(a, b, 1, 1)
+    metrics.lookup(c, 200, 0.1)
     metrics.state(b, state)
 
 
@@ -77,7 +78,8 @@ def test_no_label_value_is_outside_of_the_bounded_sets(calls: list[tuple[str, st
     assert found.pop("reason", set()) <= {*Reason, OTHER}
     assert found.pop("state", set()) <= {*LegState}
     assert found.pop("partition", set()) <= {"1"}
-    assert found.keys() <= {"leg", "outcome", "detail", "table"}
+    assert found.pop("status", set()) <= {"200"}
+    assert found.keys() <= {"leg", "outcome", "detail", "table", "by"}
     for values in found.values():
         assert all(re.fullmatch(r"[a-z][a-z _-]{0,31}", each) for each in values)
 
