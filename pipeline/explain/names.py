@@ -25,7 +25,8 @@ def tokens_of(text: str, tokens: Callable[[], Tokens], now: int) -> list[str]:
     kind, colon, value = text.partition(":")
     if not colon or kind not in KINDS:
         raise Misuse(f"an identifier is a token, or kind:value with a kind of {', '.join(KINDS)}")
-    found = [token for makers in _versions(tokens(), now) if (token := makers[kind](value)) is not None]
+    made = [makers[kind](value) for makers in _versions(tokens(), now)]
+    found = [token for token in made if token]  # neither None nor BLOCKED
     if not found:
         raise Misuse(f"{kind}: no token is made of this value; it has no normal form, or it is blocked")
     return found

@@ -1,7 +1,7 @@
 """Identifiers as an operator names them; no message holds a value.
 
 Mutations seen red: one key version only; any kind; tokens are made tokens of; whole tokens for short ones; no token at
-all is an answer; the value begins behind the last colon.
+all is an answer, nor is that of a blocked value; the value begins behind the last colon.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import pytest
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.errors import Misuse
 from pipeline.explain.names import short, tokens_of
+from pipeline.stages.block import Blocked
 from pipeline.stages.tokenize import Tokens
 from tests.stages.event_world import RECEIVED, Leg, event, ring
 from tests.stages.identity_events import email
 
 CANARY = "canary.31dd@example.com"
+BLOCKED = Blocked(literals=("nobody",))
 
 
 def tokens() -> Tokens:
-    return Tokens(ring().tokenizer(cached=0))
+    return Tokens(ring().tokenizer(cached=0), BLOCKED)
 
 
 def no_keys() -> Tokens:
@@ -42,13 +44,15 @@ def test_a_value_with_colons_is_whole() -> None:
 def test_each_version_of_the_key_gives_one_the_latest_first() -> None:
     found = ring()
     second = RingKey(Purpose.TOKEN, 2, KeyState.ACTIVE, RECEIVED, bytes(32))
-    both = Tokens(KeyRing(found.kek, [*found.keys, second]).tokenizer(cached=0))
+    both = Tokens(KeyRing(found.kek, [*found.keys, second]).tokenizer(cached=0), BLOCKED)
     names = tokens_of("user_id:u", lambda: both, RECEIVED)
     assert [name.split(".")[1] for name in names] == ["2", "1"]
     assert [name.split(".")[1] for name in tokens_of("user_id:u", lambda: both, RECEIVED - 1)] == ["1"]
 
 
-@pytest.mark.parametrize("text", [CANARY, f"mail:{CANARY}", f"email.1.{CANARY}", "", ":", f"phone:{CANARY}", "email:"])
+@pytest.mark.parametrize(
+    "text", [CANARY, f"mail:{CANARY}", f"email.1.{CANARY}", "", ":", f"phone:{CANARY}", "email:", "user_id:Nobody"]
+)
 def test_what_names_nothing_is_refused_without_its_value(text: str) -> None:
     with pytest.raises(Misuse) as refused:
         tokens_of(text, tokens, RECEIVED)
