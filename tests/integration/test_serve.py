@@ -186,16 +186,21 @@ def test_a_topic_that_grows_or_is_made_again_is_followed_also_by_two_into_one_da
             value = write(second, 1)
             wait_for(lambda: store.by_token(f"user_id.1.{second}") == value, 20, "it follows the new partition")
             assert store.by_id(first) is not None
+            wait_for(complete, 20, "they are complete")
+            followers.pop().stop()
+            following.pop().result(30)
+            write(first, 0)
+            wait_for(lambda: {row[1:] for row in _rows(store)} == {(0, 2), (1, 1)}, 20, "one goes on")
             with monkeypatch.context() as unnoticed:  # so quickly made again that no fetch has failed
                 unnoticed.setattr(follow, "topic_ids", lambda *_: {topic: "another"})
-                wait_for(lambda: _rows(store) == {("another", 0, 1), ("another", 1, 1)}, 20, "it is read anew")
+                wait_for(lambda: _rows(store) == {("another", 0, 2), ("another", 1, 1)}, 20, "it is read anew")
             kafka_admin.delete_topics([topic])[topic].result(30)
             wait_for(lambda: topic not in kafka_admin.list_topics(timeout=10).topics, 20, "it is gone")
             make_topics(kafka, [topic], 2)
             value = write(third, 0)
             wait_for(lambda: store.by_id(third) == value, 20, "it follows the new one")
             assert [store.by_id(first), store.by_token(f"user_id.1.{second}")] == [None, None]
-            wait_for(complete, 20, "they are complete")
+            wait_for(complete, 20, "it is complete")
         finally:
             for each in followers:
                 each.stop()
