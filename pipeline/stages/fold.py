@@ -49,6 +49,7 @@ GROUP = "group_id."
 _GROUP_END = "group_id/"  # the next character
 
 _DIGEST = 8
+_hashing = blake2b(digest_size=_DIGEST)
 _SPAN = 1 << 32
 _KEPT_BACK = 1 << 31
 
@@ -92,8 +93,11 @@ def fold(row: Row, event: Event, stream: str, content: Content | None, rules: Ru
     if window and message_id:
         recent = row.recent
         framed = f"{event.source}\n{len(message_id)} {message_id}{name}"  # no source has a line break
-        digest = blake2b(framed.encode(), digest_size=_DIGEST).digest()
-        if digest in recent and _is_recent(recent, digest):
+        hashing = _hashing.copy()  # 0.1 µs less than a new one
+        hashing.update(framed.encode())
+        digest = hashing.digest()
+        at_byte = recent.find(digest)
+        if at_byte >= 0 and (not at_byte % _DIGEST or _is_recent(recent, digest)):
             repeated = True
         elif len(recent) < window:
             row.recent = recent + digest

@@ -20,7 +20,7 @@ from pipeline.events import Origin, ProtectedEvent, event_id
 from pipeline.stages.compose import combine, profile, tokens_json
 from pipeline.stages.content import MAX_NAME, Content, Event, EventOrigin, content_reader, cut, event_decoder
 from pipeline.stages.fold import BEFORE, NARROW, OTHER, REPEATED, REPEATED_BORN, Folded, count, fold
-from pipeline.stages.identity_rows import Row, decode_row, encode, profile_id, stream
+from pipeline.stages.identity_rows import Facts, Row, decode_row, encode, profile_id, stream
 from pipeline.stages.link import Bounds, Duplicates, Kind, Rules, load_rules
 from pipeline.stages.recompute import recompute
 from tests.flow.identity_world import COMPUTED
@@ -167,36 +167,27 @@ VALUES = st.one_of(
     st.lists(st.integers(0, 2), max_size=3),
     st.dictionaries(st.sampled_from("ab"), st.integers(0, 2), max_size=2),
 )
+
+
+def mostly(wanted: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Sometimes any other value."""
+    return st.integers(0, 9).flatmap(lambda n: VALUES if n == 9 else wanted)
+
+
 PURPOSES = st.sampled_from(["Ads", "Mail", "Sharing", "Zeal", "not plain", "", "x" * 65, "ä"])
-CLEAR = st.one_of(
-    st.none(),
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "traits": st.one_of(VALUES, st.dictionaries(st.sampled_from("pqrst"), VALUES, max_size=3)),
-            "properties": st.one_of(VALUES, st.fixed_dictionaries({}, optional={"total": NUMBERS, "item": VALUES})),
-            "context": st.one_of(
-                VALUES,
-                st.fixed_dictionaries(
-                    {},
-                    optional={
-                        "locale": VALUES,
-                        "os": st.one_of(VALUES, st.fixed_dictionaries({"name": VALUES})),
-                        "consent": st.one_of(
-                            VALUES,
-                            st.fixed_dictionaries(
-                                {
-                                    "categoryPreferences": st.one_of(
-                                        VALUES, st.dictionaries(PURPOSES, st.one_of(st.booleans(), VALUES), max_size=4)
-                                    )
-                                }
-                            ),
-                        ),
-                    },
-                ),
-            ),
-        },
-    ),
+CONSENT = st.fixed_dictionaries(
+    {"categoryPreferences": mostly(st.dictionaries(PURPOSES, mostly(st.booleans()), max_size=3))}
+)
+CONTEXT = st.fixed_dictionaries(
+    {},
+    optional={"locale": VALUES, "os": mostly(st.fixed_dictionaries({"name": VALUES})), "consent": mostly(CONSENT)},
+)
+CLEAR = st.none() | st.fixed_dictionaries(
+    {"traits": mostly(st.dictionaries(st.sampled_from("pqrst"), VALUES, max_size=3))},
+    optional={
+        "properties": mostly(st.fixed_dictionaries({}, optional={"total": NUMBERS, "item": VALUES})),
+        "context": mostly(CONTEXT),
+    },
 )
 PLACES = st.tuples(st.sampled_from(["", "second"]), st.integers(0, 1), st.integers(0, 200))
 TIMES = st.one_of(st.integers(0, 5 * DAY), st.sampled_from([-START, 27_000 * DAY]))
@@ -295,6 +286,33 @@ def test_provenance_names_the_event_that_wrote_a_trait() -> None:
         "plan": {"source": "app", "schema": "identify/2", "time": START + 7_200_000},
         "tier": {"source": "shop", "schema": "track/1", "time": START + 3_600_000},
     }
+
+
+def test_provenance_follows_the_trait_when_tokens_are_put_together() -> None:
+    def of(anchor: str, number: int, trait: str, source: str) -> ProtectedEvent:
+        tokens = {"a": anchor, "d": DEVICE}
+        return made(number, {"traits": {trait: number}}, anchor=anchor, tokens=tokens, source=source)
+
+    events = [of(ANCHORS[0], 1, "p", "app"), of(ANCHORS[0], 2, "q", "desk"), of(ANCHORS[1], 3, "p", "shop")]
+    for order in permutations(events):
+        assert {name: wrote["source"] for name, wrote in shown(order)["provenance"].items()} == {
+            "p": "shop",
+            "q": "desk",
+        }
+
+
+def test_a_trait_of_an_earlier_version_has_no_provenance_rather_than_a_wrong_one() -> None:
+    def facts(number: int) -> Facts:
+        row, e = Row(), event_decoder(LAZY_CONTEXT)(msgspec.json.encode(made(number)))
+        fold(row, e, "events.raw\0", said({"plan": b"%d" % number}), LAZY_CONTEXT)
+        assert row.facts is not None
+        return row.facts
+
+    new, old = facts(1), msgspec.structs.replace(facts(2), writers=[], wrote={})
+    for both in (combine(new, old, LAZY_CONTEXT.bounds), combine(old, new, LAZY_CONTEXT.bounds)):
+        found = msgspec.json.decode(profile(b"", tokens_json([]), both, LAZY_CONTEXT))
+        assert found["traits"] == {"plan": 2}
+        assert "provenance" not in found
 
 
 def test_writers_that_have_nothing_left_are_forgotten() -> None:
@@ -403,10 +421,41 @@ def test_of_a_purpose_the_latest_event_counts_not_the_last_to_arrive(
     assert shown(events)["consents"]["Zeal"]["state"] == ("granted" if last[1] else "denied")
 
 
+def test_ties_between_tokens_go_by_the_stream_of_the_origin_not_by_its_place_in_a_row() -> None:
+    def of(anchor: str, incarnation: str, offset: int, granted: bool | None) -> ProtectedEvent:
+        purposes = {} if granted is None else {"Zeal": granted}
+        clear = {"context": {"consent": {"categoryPreferences": purposes}}, "properties": {"item": granted}}
+        tokens, origin = {"a": anchor, "d": DEVICE}, Origin("events.raw", incarnation, 0, offset)
+        return made(offset, clear, anchor=anchor, tokens=tokens, origin=origin, time=START)
+
+    events = [of(ANCHORS[0], "", 5, True), of(ANCHORS[1], "second", 1, False), of(ANCHORS[1], "", 2, None)]
+    for order in permutations(events):
+        found = shown(order)
+        assert found["consents"]["Zeal"]["state"] == "denied"
+        assert found["computed"]["last_item_1d"] is False
+        assert found["computed"]["first_item_3d"] is True
+
+
 def test_groups_are_shown_with_the_time_of_the_first_event_and_the_day_of_the_last() -> None:
     named = {"a": ANCHORS[0], "d": DEVICE, "g": GROUPS[0]}
     found = shown([made(30, tokens=named), made(1, tokens=named), made(40)])
     assert found["groups"] == {GROUPS[0]: {"first": START + 3_600_000, "last_day": START + DAY}}
+
+
+def test_sums_are_exact_to_a_millionth() -> None:
+    totals = [1.5e-6, 5e-7, 19.99, 0.1, 0.2, -1e15, 999_999_999_999_999, 999_999_999_999_999.0, "7", True, 1e308]
+    found = folded(
+        [made(i, {"properties": {"total": t}}) for i, t in enumerate(totals)], LAZY_CONTEXT, random.Random(0)
+    )
+    assert b'"spent":2000000000000018.290002,' in found.replace(
+        b"2000000000000018.290002}", b"2000000000000018.290002,"
+    )
+
+
+def test_of_values_that_are_as_frequent_the_first_in_order_is_shown() -> None:
+    events = [made(i, {"properties": {"item": item}}) for i, item in enumerate("baab")]
+    for order in permutations(events):
+        assert shown(order)["computed"]["usual_item"] == "a"
 
 
 def test_a_period_ends_with_the_last_day_of_the_whole_profile() -> None:
