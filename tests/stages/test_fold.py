@@ -1,6 +1,12 @@
 """What is kept of a token's events is a function of their set, within its bounds, and gives what the oracle computes.
 
-Mutations seen red: an origin counts twice; the last event to arrive writes a trait.
+Mutations seen red: an origin counts twice; the last event to arrive writes a trait, or a consent; a trait is written
+and its provenance is not; a repeated event counts; of its copies the first to arrive counts; the other one's amounts
+are not taken back; the value of a repeated one is not noticed; it leaves no version; the window grows; what left it
+stays in `counted`; writers or streams of another token are not mapped; a former writer stays; provenance of withheld
+sources; a group's last time is not its day's; a bound by arrival (groups, values, purposes of one event); a bound that is
+not held when tokens are put together; a period that does not end, or ends a day early; sums of floats; a tie of values by
+arrival; the first value of another token wins; facts changed by being put together.
 """
 
 from __future__ import annotations
@@ -224,7 +230,9 @@ def folded(events: Iterable[ProtectedEvent], rules: Rules, rng: random.Random) -
         rows[e.anchor] = decode_row(encode(row))
     all_facts = [row.facts for row in rows.values() if row.facts is not None]
     rng.shuffle(all_facts)
+    before = [encode(facts) for facts in all_facts]
     facts = reduce(lambda a, b: combine(a, b, rules.bounds), all_facts)
+    assert [encode(facts) for facts in all_facts] == before, "they are kept, and put together again"
     return profile(profile_id(facts, facts.births[-1]), tokens_json([*rows, DEVICE]), facts, rules)
 
 
@@ -517,3 +525,17 @@ def test_what_cannot_be_decoded_later_is_nothing(part: bytes) -> None:
     except RecursionError:
         return  # counted as undecodable
     assert content_of(found) is not None  # it counts
+
+
+def test_what_belongs_to_no_declaration_any_more_is_forgotten() -> None:
+    row, last = Row(), LAZY_CONTEXT
+    for i in range(40):
+        last = load_rules(TEXT, COMPUTED.replace("properties.total", f"properties.total{i}"))
+        clear = {"properties": {f"total{i}": 1, "item": "pen"}}
+        e = event_decoder(last)(msgspec.json.encode(made(i, clear)))
+        fold(row, e, "events.raw\0", content_reader(last)(e), last)
+    assert row.facts is not None
+    assert row.facts.computed is not None
+    assert len(row.facts.computed.sums) <= len(last.computed)
+    found = msgspec.json.decode(profile(b"", tokens_json([]), row.facts, last))
+    assert (found["computed"]["spent"], found["computed"]["bought"]) == (1, 40)
