@@ -4,9 +4,9 @@ Mutations seen red: an origin counts twice; the last event to arrive writes a tr
 and its provenance is not; a repeated event counts; of its copies the first to arrive counts; the other one's amounts
 are not taken back; the value of a repeated one is not noticed; it leaves no version; the window grows; what left it
 stays in `counted`; writers or streams of another token are not mapped; a former writer stays; provenance of withheld
-sources; a group's last time is not its day's; a bound by arrival (groups, values, purposes of one event); a bound that is
-not held when tokens are put together; a period that does not end, or ends a day early; sums of floats; a tie of values by
-arrival; the first value of another token wins; facts changed by being put together.
+sources; a group's last time is not its day's; a bound by arrival (groups, values, purposes of one event); a bound that
+is not held when tokens are put together; a period that does not end, or ends a day early; sums of floats; a tie of
+values by arrival; the first value of another token wins; facts changed by being put together.
 """
 
 from __future__ import annotations
@@ -486,7 +486,7 @@ def test_what_a_token_keeps_for_computed_traits_is_bounded() -> None:
 
 
 BAD: dict[str, Any] = {
-    "purposes": {"context": {"consent": {"categoryPreferences": {f"p{i}": True for i in range(10_000)}}}},
+    "purposes": {"context": {"consent": {"categoryPreferences": {f"p{i}": True for i in reversed(range(10_000))}}}},
     "a long purpose": {"context": {"consent": {"categoryPreferences": {"p" * 10_000: True}}}},
     "numbers": {"properties": {"total": 1e308}},
     "huge integer": {"properties": {"total": 10**300}},
