@@ -65,7 +65,7 @@ class Made:
                     ident = ids[i % 4].of(i // 4).hex().encode()
                     key = b"events.raw//%d/%d" % (i % 4, i // 4) if rejected else anchor
                     template = _REJECTED if rejected else templates[i % len(templates)]
-                    yield i % 4, key, template % (ident, i % 4, i // 4, BEGIN_MS + i, BEGIN_MS + i)
+                    yield i % 4, key, template % {b"id": ident, b"p": i % 4, b"o": i // 4, b"at": BEGIN_MS + i}
 
     def outputs(self, rejected: bool) -> Iterator[Found]:
         """Found on the partition of the key."""
@@ -108,14 +108,14 @@ def _person(number: int) -> tuple[bytes, list[bytes]]:
     templates = []
     for device in range(3):
         event = ProtectedEvent(
-            "%b",
+            "%(id)b",
             Origin("events.raw", "", 0, 0),
             "shop",
             "order_completed/1",
             "track",
             -1,
             -2,
-            f"m-{number}-{device}",
+            "m-%(id)b",
             user,
             ("Viewed", "Bought", "Paid")[device],
             {
@@ -132,17 +132,17 @@ def _person(number: int) -> tuple[bytes, list[bytes]]:
 
 
 def _template(value: bytes) -> bytes:
-    value = value.replace(b'"partition":0,"offset":0', b'"partition":%d,"offset":%d')
-    return value.replace(b'"time":-1', b'"time":%d').replace(b'"received_at":-2', b'"received_at":%d')
+    value = value.replace(b'"partition":0,"offset":0', b'"partition":%(p)d,"offset":%(o)d')
+    return value.replace(b'"time":-1', b'"time":%(at)d').replace(b'"received_at":-2', b'"received_at":%(at)d')
 
 
 _REJECTED = _template(
     msgspec.json.encode(
         RejectedRecord(
-            "%b", Origin("events.raw", "", 0, 0), "shop", Stage.DECODE, Reason.BAD_JSON, -2, "0" * 16, b"s" * 300, "x%d"
+            "%(id)b", Origin("events.raw", "", 0, 0), "shop", Stage.DECODE, Reason.BAD_JSON, -2, "0" * 16, b"s" * 300
         )
-    ).replace(b'"path":"x%d"', b'"path":"x","time":-1')
-).replace(b'"received_at":%d', b'"received_at":%d')
+    )
+)
 
 
 def rules() -> Rules:

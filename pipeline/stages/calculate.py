@@ -1,7 +1,7 @@
 """Keep what computed traits are made from, and make them.
 
 In: what `content` reads of events, in any order; the amounts of each event once. Out: changed `Calculated`, and a
-profile's values. Cost: 2 µs an event that a trait looks at, 1 µs a trait of a profile.
+profile's values. Cost: 3 µs a trait of an event, 1.5 µs a trait of a profile.
 
 Sums are integers, so that no order of addition matters. Days older than a trait's period are forgotten: a profile's
 last day only grows, so they would never count again.
@@ -10,6 +10,7 @@ last day only grows, so they would never count again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -123,12 +124,15 @@ def _earlier(a: Trait, b: Trait, streams: list[str]) -> Trait:
     return min(a, b, key=lambda t: (t[0], streams[t[1]], t[2], t[3]))
 
 
-def forget_others(state: Calculated, keys: frozenset[str]) -> None:
-    """Drop what belongs to declarations that are none any more."""
-    for kept in (state.counts, state.sums, state.firsts, state.lasts, state.tallies):
-        if not keys.issuperset(kept):
-            for key in kept.keys() - keys:
-                del kept[key]
+def forget_others(state: Calculated, computed: Mapping[str, Computed]) -> None:
+    """Drop what belongs to declarations that are none any more, once there is more than there are declarations."""
+    every: tuple[dict[str, Any], ...] = state.counts, state.sums, state.firsts, state.lasts, state.tallies
+    if sum(map(len, every)) <= len(computed):
+        return
+    keys = {trait.key for trait in computed.values()}
+    for kept in every:
+        for key in kept.keys() - keys:
+            del kept[key]
 
 
 # -- of several tokens --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Make a profile from what is known of its tokens.
 
 In: the facts of a cluster's tokens, in any order. Out: the bytes of a `Profile`, the same for equal sets of events.
-Cost: 2 µs for a cluster in which one token has events, 2 µs more if others have.
+Cost: 2 µs for a cluster in which one token has events and five traits, 2 µs more if others have.
 """
 
 from __future__ import annotations

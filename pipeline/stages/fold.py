@@ -1,8 +1,8 @@
 """Fold protected events into what is known of their anchor token.
 
 In: decoded events, each with its content and its anchor's row. Out: the row, changed in place. Rejects: none. Metrics:
-`duplicate` (an origin folded before), `repeated` (another origin, the same message). Cost: 2.5 µs an event of a known
-token, 2 µs more with five traits.
+`duplicate` (an origin folded before), `repeated` (another origin, the same message). Cost: 1.9 µs an event of a known
+token, of which 1.1 to see whether it is repeated; 1.2 µs more with five traits, and 3 µs a computed trait.
 
 Everything is a function of the *set* of events: counters count an origin once, the last writer of a trait or a consent
 is the one with the greatest (event time, origin), the first and last times are extremes, and where a map is bounded the
@@ -51,6 +51,7 @@ GROUP = "group_id."
 _GROUP_END = "group_id/"  # the next character
 
 _DIGEST = 8
+_hashing = blake2b(digest_size=_DIGEST)
 _SPAN = 1 << 32
 _KEPT_BACK = 1 << 31
 
@@ -99,8 +100,11 @@ def fold(row: Row, event: Event, stream: str, content: Content | None, rules: Ru
     if window and message_id:
         recent = row.recent
         framed = f"{event.source}\n{len(message_id)} {message_id}{name}"  # no source has a line break
-        digest = blake2b(framed.encode(), digest_size=_DIGEST).digest()
-        if digest in recent and _is_recent(recent, digest):
+        hashing = _hashing.copy()  # 0.1 µs less than a new one
+        hashing.update(framed.encode())
+        digest = hashing.digest()
+        at_byte = recent.find(digest)
+        if at_byte >= 0 and (not at_byte % _DIGEST or _is_recent(recent, digest)):
             repeated = True
         elif len(recent) < window:
             row.recent = recent + digest
@@ -278,7 +282,7 @@ def _compute(
     if state is None:
         state = facts.computed = Calculated()
     else:
-        forget_others(state, frozenset(trait.key for trait in rules.computed.values()))
+        forget_others(state, rules.computed)
     if content.extremes:
         keep_extremes(state, content.extremes, (time, *at[1:]), facts.streams, facts.last)
     amounts, bound = content.amounts, rules.bounds.computed_values

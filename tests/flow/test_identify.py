@@ -330,6 +330,23 @@ def test_what_is_not_from_the_protect_leg_is_counted_and_harms_nobody() -> None:
     assert counts[("undecodable", "")] == 8
 
 
+def test_repeated_messages_and_what_could_not_be_used_are_counted() -> None:
+    leg = IdentifyLeg(RULES)
+    part = leg.open(0, {name: MemoryTable() for name in leg.tables})
+    first = msgspec.structs.replace(
+        events(random.Random(1), 1)[0],
+        event="Bought",
+        clear={"properties": {"total": "7"}, "context": {"consent": {"categoryPreferences": {"a b": True, "Ads": 0}}}},
+    )
+    again = msgspec.structs.replace(first, origin=Origin("events.raw", "", 0, 99), received_at=first.received_at - 1)
+    key = first.anchor.encode()
+    records = [RawRecord(i, START, key, msgspec.json.encode(e)) for i, e in enumerate((first, again, first))]
+    part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records))
+    counts = part.drain().counts
+    assert (counts["resolved", ""], counts["duplicate", ""], counts["repeated", ""]) == (3, 1, 1)
+    assert (counts["ignored", "consent"], counts["ignored", "computed"]) == (4, 4)  # of both, two traits sum it
+
+
 def test_the_tables_change_after_everything_that_a_replay_would_not_send_again() -> None:
     leg = IdentifyLeg(RULES)
     phases = leg.open(0, {name: MemoryTable() for name in leg.tables}).drain().phases

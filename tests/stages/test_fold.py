@@ -1,6 +1,12 @@
 """What is kept of a token's events is a function of their set, within its bounds, and gives what the oracle computes.
 
-Mutations seen red: an origin counts twice; the last event to arrive writes a trait.
+Mutations seen red: an origin counts twice; the last event to arrive writes a trait, or a consent; a trait is written
+and its provenance is not; a repeated event counts; of its copies the first to arrive counts; the other one's amounts
+are not taken back; the value of a repeated one is not noticed; it leaves no version; the window grows; what left it
+stays in `counted`; writers or streams of another token are not mapped; a former writer stays; provenance of withheld
+sources; a group's last time is not its day's; a bound by arrival (groups, values, purposes of one event); a bound that
+is not held when tokens are put together; a period that does not end, or ends a day early; sums of floats; a tie of
+values by arrival; the first value of another token wins; facts changed by being put together.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from pipeline.stages.compose import combine, profile
 from pipeline.stages.compose import said as shown_of
 from pipeline.stages.content import MAX_NAME, Content, Event, EventOrigin, content_reader, cut, event_decoder
 from pipeline.stages.fold import BEFORE, NARROW, OTHER, REPEATED, REPEATED_BORN, Folded, count, fold, sight
-from pipeline.stages.identity_rows import Row, decode_row, encode, profile_id, stream
+from pipeline.stages.identity_rows import Facts, Row, decode_row, encode, profile_id, stream
 from pipeline.stages.link import Bounds, Duplicates, Kind, Rules, load_rules
 from pipeline.stages.partition import Partitioner
 from pipeline.stages.recompute import recompute
@@ -169,36 +175,27 @@ VALUES = st.one_of(
     st.lists(st.integers(0, 2), max_size=3),
     st.dictionaries(st.sampled_from("ab"), st.integers(0, 2), max_size=2),
 )
+
+
+def mostly(wanted: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Sometimes any other value."""
+    return st.integers(0, 9).flatmap(lambda n: VALUES if n == 9 else wanted)
+
+
 PURPOSES = st.sampled_from(["Ads", "Mail", "Sharing", "Zeal", "not plain", "", "x" * 65, "ä"])
-CLEAR = st.one_of(
-    st.none(),
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "traits": st.one_of(VALUES, st.dictionaries(st.sampled_from("pqrst"), VALUES, max_size=3)),
-            "properties": st.one_of(VALUES, st.fixed_dictionaries({}, optional={"total": NUMBERS, "item": VALUES})),
-            "context": st.one_of(
-                VALUES,
-                st.fixed_dictionaries(
-                    {},
-                    optional={
-                        "locale": VALUES,
-                        "os": st.one_of(VALUES, st.fixed_dictionaries({"name": VALUES})),
-                        "consent": st.one_of(
-                            VALUES,
-                            st.fixed_dictionaries(
-                                {
-                                    "categoryPreferences": st.one_of(
-                                        VALUES, st.dictionaries(PURPOSES, st.one_of(st.booleans(), VALUES), max_size=4)
-                                    )
-                                }
-                            ),
-                        ),
-                    },
-                ),
-            ),
-        },
-    ),
+CONSENT = st.fixed_dictionaries(
+    {"categoryPreferences": mostly(st.dictionaries(PURPOSES, mostly(st.booleans()), max_size=3))}
+)
+CONTEXT = st.fixed_dictionaries(
+    {},
+    optional={"locale": VALUES, "os": mostly(st.fixed_dictionaries({"name": VALUES})), "consent": mostly(CONSENT)},
+)
+CLEAR = st.none() | st.fixed_dictionaries(
+    {"traits": mostly(st.dictionaries(st.sampled_from("pqrst"), VALUES, max_size=3))},
+    optional={
+        "properties": mostly(st.fixed_dictionaries({}, optional={"total": NUMBERS, "item": VALUES})),
+        "context": mostly(CONTEXT),
+    },
 )
 PLACES = st.tuples(st.sampled_from(["", "second"]), st.integers(0, 1), st.integers(0, 200))
 TIMES = st.one_of(st.integers(0, 5 * DAY), st.sampled_from([-START, 27_000 * DAY]))
@@ -238,7 +235,9 @@ def folded(events: Iterable[ProtectedEvent], rules: Rules, rng: random.Random) -
     (part,) = Partitioner(rules).divide(known, {*rows, DEVICE}, {}).parts
     all_facts = [row.facts for row in rows.values() if row.facts is not None]
     rng.shuffle(all_facts)
+    before = [encode(facts) for facts in all_facts]
     facts = reduce(lambda a, b: combine(a, b, rules.bounds), all_facts)
+    assert [encode(facts) for facts in all_facts] == before, "they are kept, and put together again"
     return profile(profile_id(facts, facts.births[-1]), shown_of(*part, 100), facts, rules)
 
 
@@ -300,6 +299,33 @@ def test_provenance_names_the_event_that_wrote_a_trait() -> None:
         "plan": {"source": "app", "schema": "identify/2", "time": START + 7_200_000},
         "tier": {"source": "shop", "schema": "track/1", "time": START + 3_600_000},
     }
+
+
+def test_provenance_follows_the_trait_when_tokens_are_put_together() -> None:
+    def of(anchor: str, number: int, trait: str, source: str) -> ProtectedEvent:
+        tokens = {"a": anchor, "d": DEVICE}
+        return made(number, {"traits": {trait: number}}, anchor=anchor, tokens=tokens, source=source)
+
+    events = [of(ANCHORS[0], 1, "p", "app"), of(ANCHORS[0], 2, "q", "desk"), of(ANCHORS[1], 3, "p", "shop")]
+    for order in permutations(events):
+        assert {name: wrote["source"] for name, wrote in shown(order)["provenance"].items()} == {
+            "p": "shop",
+            "q": "desk",
+        }
+
+
+def test_a_trait_of_an_earlier_version_has_no_provenance_rather_than_a_wrong_one() -> None:
+    def facts(number: int) -> Facts:
+        row, e = Row(), event_decoder(LAZY_CONTEXT)(msgspec.json.encode(made(number)))
+        fold(row, e, "events.raw\0", said({"plan": b"%d" % number}), LAZY_CONTEXT)
+        assert row.facts is not None
+        return row.facts
+
+    new, old = facts(1), msgspec.structs.replace(facts(2), writers=[], wrote={})
+    for both in (combine(new, old, LAZY_CONTEXT.bounds), combine(old, new, LAZY_CONTEXT.bounds)):
+        found = msgspec.json.decode(profile(b"", tokens_json([]), both, LAZY_CONTEXT))
+        assert found["traits"] == {"plan": 2}
+        assert "provenance" not in found
 
 
 def test_writers_that_have_nothing_left_are_forgotten() -> None:
@@ -408,10 +434,39 @@ def test_of_a_purpose_the_latest_event_counts_not_the_last_to_arrive(
     assert shown(events)["consents"]["Zeal"]["state"] == ("granted" if last[1] else "denied")
 
 
+def test_ties_between_tokens_go_by_the_stream_of_the_origin_not_by_its_place_in_a_row() -> None:
+    def of(anchor: str, incarnation: str, offset: int, granted: bool | None) -> ProtectedEvent:
+        purposes = {} if granted is None else {"Zeal": granted}
+        clear = {"context": {"consent": {"categoryPreferences": purposes}}, "properties": {"item": granted}}
+        tokens, origin = {"a": anchor, "d": DEVICE}, Origin("events.raw", incarnation, 0, offset)
+        return made(offset, clear, anchor=anchor, tokens=tokens, origin=origin, time=START)
+
+    events = [of(ANCHORS[0], "", 5, True), of(ANCHORS[1], "second", 1, False), of(ANCHORS[1], "", 2, None)]
+    for order in permutations(events):
+        found = shown(order)
+        assert found["consents"]["Zeal"]["state"] == "denied"
+        assert found["computed"]["last_item_1d"] is False
+        assert found["computed"]["first_item_3d"] is True
+
+
 def test_groups_are_shown_with_the_time_of_the_first_event_and_the_day_of_the_last() -> None:
     named = {"a": ANCHORS[0], "d": DEVICE, "g": GROUPS[0]}
     found = shown([made(30, tokens=named), made(1, tokens=named), made(40)])
     assert found["groups"] == {GROUPS[0]: {"first": START + 3_600_000, "last_day": START + DAY}}
+
+
+def test_sums_are_exact_to_a_millionth() -> None:
+    totals = [1.5e-6, 5e-7, 19.99, 0.1, 0.2, -1e15, 999_999_999_999_999, 999_999_999_999_999.0, "7", True, 1e308]
+    events = [made(i, {"properties": {"total": t}}) for i, t in enumerate(totals)]
+    found = folded(events, LAZY_CONTEXT, random.Random(0))
+    assert b'"spent":2000000000000018.290002,"spent_3d"' in found
+    assert found == oracle(events, LAZY_CONTEXT)
+
+
+def test_of_values_that_are_as_frequent_the_first_in_order_is_shown() -> None:
+    events = [made(i, {"properties": {"item": item}}) for i, item in enumerate("baab")]
+    for order in permutations(events):
+        assert shown(order)["computed"]["usual_item"] == "a"
 
 
 def test_a_period_ends_with_the_last_day_of_the_whole_profile() -> None:
@@ -436,7 +491,7 @@ def test_what_a_token_keeps_for_computed_traits_is_bounded() -> None:
 
 
 BAD: dict[str, Any] = {
-    "purposes": {"context": {"consent": {"categoryPreferences": {f"p{i}": True for i in range(10_000)}}}},
+    "purposes": {"context": {"consent": {"categoryPreferences": {f"p{i}": True for i in reversed(range(10_000))}}}},
     "a long purpose": {"context": {"consent": {"categoryPreferences": {"p" * 10_000: True}}}},
     "numbers": {"properties": {"total": 1e308}},
     "huge integer": {"properties": {"total": 10**300}},
@@ -475,3 +530,17 @@ def test_what_cannot_be_decoded_later_is_nothing(part: bytes) -> None:
     except RecursionError:
         return  # counted as undecodable
     assert content_of(found) is not None  # it counts
+
+
+def test_what_belongs_to_no_declaration_any_more_is_forgotten() -> None:
+    row, last = Row(), LAZY_CONTEXT
+    for i in range(40):
+        last = load_rules(TEXT, COMPUTED.replace("properties.total", f"properties.total{i}"))
+        clear = {"properties": {f"total{i}": 1, "item": "pen"}}
+        e = event_decoder(last)(msgspec.json.encode(made(i, clear)))
+        fold(row, e, "events.raw\0", content_reader(last)(e), last)
+    assert row.facts is not None
+    assert row.facts.computed is not None
+    assert len(row.facts.computed.sums) <= len(last.computed)
+    found = msgspec.json.decode(profile(b"", tokens_json([]), row.facts, last))
+    assert (found["computed"]["spent"], found["computed"]["bought"]) == (1, 40)
