@@ -268,7 +268,7 @@ class Resolver:
             self._put_members(token, cluster)
         if not message.entries:
             self._say_again(token)
-        elif grown or message.moved:
+        elif grown or message.moved or token not in self._announced:  # a crash may have kept the evidence, and no more
             cluster.stale = None
             cluster.retell = True
             self._touched[token] = None

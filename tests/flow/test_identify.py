@@ -312,7 +312,7 @@ def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
 def test_what_is_not_from_the_protect_leg_is_counted_and_harms_nobody() -> None:
     leg = IdentifyLeg(RULES)
     part = leg.open(0, {name: MemoryTable() for name in leg.tables})
-    good = events(random.Random(1), 1)[0]
+    good = events(random.Random(1), 1, decided=0)[0]
     value = msgspec.json.encode(good)
     records = [
         RawRecord(0, START, b"another key", value),
@@ -334,7 +334,7 @@ def test_repeated_messages_and_what_could_not_be_used_are_counted() -> None:
     leg = IdentifyLeg(RULES)
     part = leg.open(0, {name: MemoryTable() for name in leg.tables})
     first = msgspec.structs.replace(
-        events(random.Random(1), 1)[0],
+        events(random.Random(1), 1, decided=0)[0],
         event="Bought",
         clear={"properties": {"total": "7"}, "context": {"consent": {"categoryPreferences": {"a b": True, "Ads": 0}}}},
     )

@@ -323,7 +323,7 @@ def test_a_trait_of_an_earlier_version_has_no_provenance_rather_than_a_wrong_one
 
     new, old = facts(1), msgspec.structs.replace(facts(2), writers=[], wrote={})
     for both in (combine(new, old, LAZY_CONTEXT.bounds), combine(old, new, LAZY_CONTEXT.bounds)):
-        found = msgspec.json.decode(profile(b"", tokens_json([]), both, LAZY_CONTEXT))
+        found = msgspec.json.decode(profile(b"", shown_of([], {}, [], 1), both, LAZY_CONTEXT))
         assert found["traits"] == {"plan": 2}
         assert "provenance" not in found
 
@@ -542,5 +542,5 @@ def test_what_belongs_to_no_declaration_any_more_is_forgotten() -> None:
     assert row.facts is not None
     assert row.facts.computed is not None
     assert len(row.facts.computed.sums) <= len(last.computed)
-    found = msgspec.json.decode(profile(b"", tokens_json([]), row.facts, last))
+    found = msgspec.json.decode(profile(b"", shown_of([], {}, [], 1), row.facts, last))
     assert (found["computed"]["spent"], found["computed"]["bought"]) == (1, 40)
