@@ -11,7 +11,8 @@ state: a crash in between repeats outputs and messages, which changes nothing, a
 Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `repeated` (a message that was sent
 twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
 a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
-`overflow` (a link beyond those that are kept of a token), `profile`, `message`. Cost by stage: `flow.identify_costs`.
+`overflow` (a link beyond those that are kept of a token), `reevaluated` (a root divided again by other rules),
+`profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ KNOWN_EDGES = 256 * DIGEST
 
 MAX_LINKS = 1000
 """Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival."""
+
+CHECKED = 2_000
+"""Rows that a partition checks per tick for having been divided by other rules; a tick is about a second."""
 
 NOBODY = bytes(DIGEST)
 """The profile's id of what is no profile's: an operator's decision about a token without events."""
@@ -106,7 +110,8 @@ class IdentifyPartition:
             self._messages(batch)
 
     def on_tick(self, now: int, caught_up: bool) -> None:
-        """Nothing here goes by the clock."""
+        """Go on with what other rules have divided, in the background."""
+        self._resolver.reevaluate(CHECKED)
 
     def repeat(self, table: str, keys: Collection[bytes]) -> None:
         self._resolver.repeat(keys)
@@ -122,11 +127,13 @@ class IdentifyPartition:
             ("ignored", "computed"): self._ignored_values,
             ("undecodable", ""): self._undecodable,
             ("overflow", "link"): self._overflow,
+            ("reevaluated", ""): self._resolver.reevaluated,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
         }
         self._duplicates = self._repeated = self._undecodable = self._overflow = 0
         self._ignored_consents = self._ignored_values = 0
+        self._resolver.reevaluated = 0
         self._resolver.trim(self._leg.cached())
         return Effects(
             (

@@ -126,6 +126,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     latest: int = -(1 << 62)
     state: int = 0
     """Bits of `SHARED`, `FULL` and, at a root, `SPLIT`."""
+    rules: int = 0
+    """At a root: the digest of the rules under which it was divided last (`link.digest`)."""
 
 
 SHARED = 1

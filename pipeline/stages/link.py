@@ -6,6 +6,7 @@ belongs together under the limits is `stages.partition`'s part.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -109,6 +110,12 @@ def span_ms(text: str) -> int:
     if found is None:
         raise ValueError
     return int(found[1]) * (HOUR if found[2] == "h" else 24 * HOUR)
+
+
+def digest(rules: Rules) -> int:
+    """31 bits that tell apart the rules that decide what profiles come out, given what is kept of the events."""
+    kept = msgspec.structs.replace(rules, blocked=Blocked())
+    return int.from_bytes(hashlib.sha256(msgspec.json.encode(kept, order="sorted")).digest()[:4], "big") >> 1
 
 
 def load_rules(text: str, computed: str = "") -> Rules:

@@ -143,6 +143,17 @@ class World:
         self.workers = [Worker(n, self.leg) for n in range(partitions)]
         self.crashes = 0
 
+    def under(self, rules: Rules) -> None:
+        """Every worker starts again with these rules, and has the time to look at all of its rows."""
+        self.leg = IdentifyLeg(rules)
+        for worker in self.workers:
+            worker.leg = self.leg
+            worker.restart()
+        for _ in range(2):
+            for worker in self.workers:
+                worker.part.on_tick(0, True)
+        self.settle()
+
     # -- topics --
 
     def append(

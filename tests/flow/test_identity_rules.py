@@ -7,17 +7,20 @@ another one does not say so; a conflict shows on one side only; a link is held b
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.events import Origin, ProtectedEvent, Topic, event_id
 from pipeline.stages.identity_rows import token_rank, unpack_members
-from pipeline.stages.link import Rules, load_rules
+from pipeline.stages.link import Limits, Rules, load_rules
 
 from .identity_world import RULES, World
-from .test_identify import DAY, START, expected, ran, rows_of, token
+from .test_identify import DAY, START, assert_each_token_knows_its_profile, events, expected, ran, rows_of, token
 
 
 def of(offset: int, *tokens: str, time: int | None = None, type_: str = "track", partition: int = 0) -> ProtectedEvent:
@@ -170,6 +173,26 @@ def test_an_identifier_was_last_seen_on_the_latest_day_whatever_arrived_last() -
     made = [of(i, USERS[0], *[DEVICES[0]] * (i > 0), time=START + day * DAY) for i, day in enumerate(days)]
     world = ran(made, 1)
     assert world.profiles() == expected(made)
+
+
+@settings(max_examples=80)
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_other_rules_divide_again_what_was_there_and_give_the_profiles_that_they_would_have_given(
+    seed: int, partitions: int
+) -> None:
+    rng = random.Random(seed)
+    made = events(rng, 30)
+    limits = {name: msgspec.structs.replace(kind, limit=rng.choice((0, 1, 2))) for name, kind in RULES.kinds.items()}
+    other = msgspec.structs.replace(RULES, kinds=limits, limits=Limits(cluster_tokens=rng.choice((3, 100))))
+    one, another = (RULES, other) if rng.random() < 0.5 else (other, RULES)
+    world = ran(made, partitions, rng, one)
+    assert world.profiles() == expected(made, one)
+    world.under(another)
+    assert world.profiles() == expected(made, another)
+    assert_each_token_knows_its_profile(world)
+    before = [len(log) for log in world.topics[Topic.PROFILES]]
+    world.under(another)
+    assert [len(log) for log in world.topics[Topic.PROFILES]] == before, "nothing is left to be done"
 
 
 def test_an_identifier_in_very_many_events_takes_no_more_room() -> None:
