@@ -14,6 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,8 +46,8 @@ class Served:
     def __init__(self, pipeline: Pipeline, pair: Pair) -> None:
         (pipeline.directory / "token").touch(0o600)
         (pipeline.directory / "token").write_text(TOKEN + "\n")
-        self._context = ssl.create_default_context(cafile=pair.cert)
-        self._context.check_hostname = False  # asked by address
+        context = ssl.create_default_context(cafile=pair.cert)
+        context.check_hostname = False  # asked by address
         self.process: Worker = pipeline.launch(
             ["-m", "pipeline", "serve", "--port", "0"],
             state="serve",
@@ -57,20 +58,19 @@ class Served:
         wait_for(lambda: '"event": "serving"' in self.process.log, 60, "it serves")
         found = re.search(r'"port": (\d+)', self.process.log)
         assert found is not None
-        self._port = int(found[1])
+        self._connection = http.client.HTTPSConnection("127.0.0.1", int(found[1]), timeout=10, context=context)
 
     def ask(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=10, context=self._context)
-        try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        self._connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
 
     def complete(self) -> bool:
         status, body = self.ask("/readyz")
         return status == 200 and json.loads(body)["lag_records"] == 0
+
+    def close(self) -> None:
+        self._connection.close()
 
     @property
     def read(self) -> int:
@@ -120,7 +120,7 @@ def test_profiles_are_served_and_go_on_being_right_after_a_kill(kafka: str, topi
     with ending(worker):
         pipeline.produce(events[:600])
         served = Served(pipeline, pair)
-        with ending(served.process):
+        with ending(served.process), closing(served):
             pipeline.wait(60, "protect", "identify")
             wait_for(served.complete, 30, "it has read everything")
             check(pipeline, served, users)
@@ -135,7 +135,7 @@ def test_profiles_are_served_and_go_on_being_right_after_a_kill(kafka: str, topi
     store.close()
     assert 0 < sum(stood.values()) < sum(total.values())
     served = Served(pipeline, pair)
-    with ending(served.process):
+    with ending(served.process), closing(served):
         wait_for(served.complete, 30, "it has read everything")
         assert served.read == sum(total.values()) - sum(stood.values())
         check(pipeline, served, users)
