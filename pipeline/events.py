@@ -186,6 +186,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     consents: dict[str, Consent] = {}  # by purpose; last writer wins by (time, origin)
     computed: dict[str, Any] = {}  # by computed trait, as schemas/computed.toml declares them
     groups: dict[str, Membership] = {}  # by token of a group
+    members: dict[str, Membership] = {}  # of a group: by anchor token of an event that named it
+    more_members: bool = False  # beyond those shown
     seen: dict[str, tuple[int, int]] = {}  # by token: first, last to the day (UTC midnight before)
     conflicts: list[Conflict] = []
     more_conflicts: int = 0  # beyond those shown

@@ -24,13 +24,14 @@ from ..events import DECISIONS, Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.content import Event, content_reader, event_decoder
-from ..stages.fold import ADDED, BEFORE, BORN, REPEATED, REPEATED_BORN, decide, fold, sight
+from ..stages.fold import ADDED, BEFORE, BORN, GROUP, REPEATED, REPEATED_BORN, decide, fold, sight
 from ..stages.identity_rows import (
     DIGEST,
     Apart,
     Assigned,
     Evidence,
     Join,
+    Member,
     Row,
     Union,
     check_row,
@@ -212,7 +213,8 @@ class IdentifyPartition:
         if not well_formed(token):
             self._undecodable += 1
             return row.edges.hex()
-        if self._rules.links(kind_of(anchor)) and self._rules.links(kind_of(token)):
+        links = self._rules.links
+        if links(kind_of(anchor)) and links(kind_of(token)):
             if event.type in DECISIONS:
                 if decide(row, event, token):
                     self._resolver.link(anchor, token)
@@ -222,6 +224,9 @@ class IdentifyPartition:
                 self._overflow += 1
             elif new:
                 self._resolver.join(anchor, token)
+        elif token.startswith(GROUP) and event.type not in DECISIONS:
+            self._resolver.visit(token, anchor, event.time)
+            row.latest = max(row.latest, event.time)
         if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:
             row.edges += digest_of(token)
         return row.edges.hex()
@@ -242,6 +247,8 @@ class IdentifyPartition:
                     resolver.joined(token, other)
                 case Union(low):
                     resolver.union(token, low)
+                case Member(anchor, visits):
+                    resolver.member(token, anchor, visits)
                 case Apart(others, full):
                     resolver.apart(token, others, full=full)
                 case Evidence():

@@ -19,6 +19,7 @@ from .link import Bounds, Rules
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NONE = msgspec.Raw(b"{}")
+_NOBODY: Mapping[str, Visits] = {}
 
 
 class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
@@ -35,6 +36,8 @@ class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
     consents: dict[str, Consent] = {}
     computed: dict[str, int | msgspec.Raw] = {}
     groups: dict[str, Membership] = {}
+    members: dict[str, Membership] = {}
+    more_members: bool = False
     seen: msgspec.Raw = _NONE
     conflicts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     more_conflicts: int = 0
@@ -56,14 +59,22 @@ def said(tokens: list[str], seen: Mapping[str, tuple[int, int]], conflicts: Sequ
         by_kind.setdefault(kind_of(token), []).append(token)
     return Said(
         msgspec.Raw(_encode(by_kind)),
-        msgspec.Raw(_encode(seen)),
+        msgspec.Raw(_encode(seen)) if seen else _NONE,
         msgspec.Raw(_encode(conflicts[:most])) if conflicts else msgspec.UNSET,
         max(0, len(conflicts) - most),
     )
 
 
-def profile(ident: bytes, said: Said, facts: Facts, rules: Rules) -> bytes:
-    """The profile's JSON. `facts`: of its only token with events, or of several (`combine`)."""
+def group_facts(members: Mapping[str, Visits]) -> Facts:
+    """What is known of a group without events of its own."""
+    first = min(first for first, _ in members.values())
+    return Facts(0, [], [], first, max(last for _, last in members.values()), {}, [], {})
+
+
+def profile(
+    ident: bytes, said: Said, facts: Facts, rules: Rules, members: Mapping[str, Visits] = _NOBODY, crowd: bool = False
+) -> bytes:
+    """The profile's JSON. `facts`: of its only token with events, or of several (`combine`). `members`: of a group."""
     traits = facts.traits
     made = _Encoded(
         ident.hex(),
@@ -82,6 +93,11 @@ def profile(ident: bytes, said: Said, facts: Facts, rules: Rules) -> bytes:
         made.computed = values_of(facts.computed, rules.computed, facts.last)
     if facts.groups:
         made.groups = {token: Membership(first, last) for token, (first, last) in facts.groups.items()}
+    if members:
+        made.members = {token: Membership(*members[token]) for token in sorted(members)}
+        made.more_members = crowd
+        made.first_seen = min(made.first_seen, *(first for first, _ in members.values()))
+        made.last_seen = max(made.last_seen, *(last for _, last in members.values()))
     if facts.consents:
         _consent(made, facts.consents, rules)
     return _encode(made)

@@ -25,6 +25,7 @@ _PACKED = re.compile(rb"[a-z][a-z0-9_]*\.[0-9]+\..{16}", re.DOTALL)
 DIGEST = 16
 _HEX = 2 * DIGEST
 PROFILE_DOMAIN = b"sealstream/profile-id/1"
+GROUP_DOMAIN = b"sealstream/group-id/1"
 
 Birth = tuple[int, int, int, int]
 """(received_at, stream, partition, offset) of an event."""
@@ -128,6 +129,10 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     """Bits of `SHARED`, `FULL` and, at a root, `SPLIT`."""
     rules: int = 0
     """At a root: the digest of the rules under which it was divided last (`link.digest`)."""
+    members: dict[str, Visits] = {}
+    """Of a group's token: by anchor of the events that named it; those that sort first."""
+    crowd: bool = False
+    """There were more of them."""
 
 
 SHARED = 1
@@ -168,6 +173,13 @@ class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
     moved: bool = False
 
 
+class Member(msgspec.Struct, array_like=True, tag="m", frozen=True, gc=False):
+    """To the owner of a group's token: an event of `anchor` named it. `visits`: when."""
+
+    anchor: str
+    visits: Visits
+
+
 class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
     """To the owner of a token: its root, the id of its profile (b"": it has none), and bits of its `Row.state`."""
 
@@ -176,7 +188,7 @@ class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
     state: int = 0
 
 
-Message = Join | Union | Evidence | Apart | Assigned
+Message = Join | Union | Evidence | Apart | Member | Assigned
 
 encode = msgspec.msgpack.Encoder().encode
 _row = msgspec.msgpack.Decoder(Row)
@@ -306,6 +318,11 @@ _SHARED, _FULL = "!", "?"
 def stream(topic: str, incarnation: str) -> str:
     """Streams compare as (topic, incarnation), since no topic's name holds a zero byte."""
     return f"{topic}\0{incarnation}"
+
+
+def group_id(token: str) -> bytes:
+    """The id (16 bytes) of the profile of a group without events of its own."""
+    return hashlib.sha256(frame(GROUP_DOMAIN, token.encode())).digest()[:16]
 
 
 def profile_id(facts: Facts, birth: Birth) -> bytes:

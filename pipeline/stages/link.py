@@ -66,6 +66,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conflicts: int = 100
     consents: int = 50
     groups: int = 50
+    members: int = 500
     computed_values: int = 20
 
 

@@ -48,8 +48,33 @@ def recompute(lines: Iterable[bytes], rules: Rules) -> Iterator[bytes]:
     events: dict[Origin, ProtectedEvent] = {}
     for event in read(lines, ProtectedEvent):
         events[event.origin] = event
-    for profile in sorted(_profiles(list(events.values()), rules), key=lambda p: p.profile_id):
-        yield _LINE.encode(profile)
+    profiles, groups = recompute_part(events.values(), rules)
+    for profile in sorted(with_members(profiles, groups, rules), key=lambda p: p.profile_id):
+        yield encode(profile)
+
+
+encode = _LINE.encode
+Groups = dict[str, dict[str, Membership]]
+"""Token of a group → anchor of the events that name it → when."""
+
+
+def recompute_part(events: Iterable[ProtectedEvent], rules: Rules) -> tuple[list[Profile], Groups]:
+    """Return the profiles of some of all events, if no profile has others; and what they say of groups."""
+    part = list(events)
+    return list(_profiles(part, rules)), _members(part, rules)
+
+
+def with_members(profiles: Iterable[Profile], groups: Groups, rules: Rules) -> Iterator[Profile]:
+    """Yield the profiles, those of groups with their members; and then groups without events of their own."""
+    alone = dict(groups)
+    for profile in profiles:
+        (kind, *_), (tokens, *_) = profile.tokens, profile.tokens.values()
+        yield _with_members(profile, alone.pop(tokens[0], {}), rules) if kind == "group_id" else profile
+    for token, members in alone.items():
+        ident = hashlib.sha256(frame(b"sealstream/group-id/1", token.encode())).hexdigest()[:32]
+        shown = [members[anchor] for anchor in sorted(members)[: rules.bounds.members]]
+        first, last = min(v.first for v in shown), max(v.last_day for v in shown)
+        yield _with_members(Profile(ident, {"group_id": [token]}, first, last), members, rules)
 
 
 def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
@@ -69,6 +94,33 @@ def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
         conflicts[person[token]].append(Conflict([token], "shared"))
     for i, mine in theirs.items():
         yield _profile(set(ruling.people[i]), mine, conflicts[i], rules)
+
+
+def _members(events: Iterable[ProtectedEvent], rules: Rules) -> Groups:
+    """Of each group that an event of another anchor names."""
+    times: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in events:
+        if event.type not in DECISIONS:
+            for token in set(event.tokens.values()) - {event.anchor}:
+                if re.fullmatch(r"group_id\.[0-9]+\.[0-9a-f]{32}", token) and not rules.links("group_id"):
+                    times[token, event.anchor].append(event.time)
+    groups: Groups = defaultdict(dict)
+    for (token, anchor), seen in times.items():
+        groups[token][anchor] = Membership(min(seen), max(seen) // DAY * DAY)
+    return groups
+
+
+def _with_members(profile: Profile, members: dict[str, Membership], rules: Rules) -> Profile:
+    if not members:
+        return profile
+    shown = sorted(members)[: rules.bounds.members]
+    return msgspec.structs.replace(
+        profile,
+        members={token: members[token] for token in shown},
+        more_members=len(shown) < len(members),
+        first_seen=min([profile.first_seen, *(members[token].first for token in shown)]),
+        last_seen=max([profile.last_seen, *(members[token].last_day for token in shown)]),
+    )
 
 
 def _weaker(token: str, other: str, rules: Rules) -> bool:

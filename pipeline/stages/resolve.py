@@ -31,7 +31,8 @@ import msgspec
 
 from ..events import Merged
 from ..ports import Out, Table
-from .compose import Said, combine, ids, profile, said
+from .compose import Said, combine, group_facts, ids, profile, said
+from .fold import joined
 from .identity_rows import (
     DIGEST,
     FULL,
@@ -42,13 +43,16 @@ from .identity_rows import (
     Evidence,
     Facts,
     Join,
+    Member,
     Message,
     Row,
     Union,
+    Visits,
     decode_facts,
     decode_row,
     encode,
     evidence_key,
+    group_id,
     kind_of,
     pack,
     pack_members,
@@ -246,6 +250,31 @@ class Resolver:
                 self._evidence.delete(evidence_key(root, member))
             self._evidence.delete(key)
 
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def visit(self, token: str, anchor: str, time: int) -> None:
+        """An event of `anchor`, of this partition, names the group `token`."""
+        self._send(token, Member(anchor, (time, time - time % DAY)))
+
+    def member(self, token: str, anchor: str, visits: Visits) -> None:
+        """An event of `anchor` named the group `token`, of this partition, which is in no cluster with others."""
+        row = self.row(token)
+        before = row.members.get(anchor)
+        after = joined(before, visits)
+        if after == before:
+            if token in self._announced:
+                return
+        else:
+            row.members[anchor] = after
+            if len(row.members) > self._rules.bounds.members:
+                del row.members[max(row.members)]
+                row.crowd = True
+            self._changed[token] = row
+        cluster = self._cluster(token)
+        if cluster.stale is not None:
+            cluster.stale[token] = None
+        self._touched[token] = None
+
     # -- evidence --------------------------------------------------------------------------------------------------
 
     def evidence(self, token: str, message: Evidence) -> None:
@@ -409,7 +438,7 @@ class Resolver:
         row, cluster = self.row(root), self._cluster(root)
         known = cluster.facts
         own = row.facts
-        if own is None and not known:
+        if own is None and not known and not row.members:
             return  # members without events yet: their anchors' facts are on the way
         parts = cluster.parts
         stale = cluster.stale
@@ -442,9 +471,11 @@ class Resolver:
         for part in spoken:
             facts = self._facts(part, own if part.has_root else None, cluster)
             if facts is None:
-                continue
+                if not row.members:
+                    continue
+                facts = group_facts(row.members)
             if not part.ident:
-                part.ident = profile_id(facts, facts.births[-1])
+                part.ident = profile_id(facts, facts.births[-1]) if facts.births else group_id(root)
                 divided = True
             said.append((part, facts))
         came_from: dict[bytes, bytes] = {}
@@ -457,7 +488,14 @@ class Resolver:
         for part, facts in said:
             ident = part.ident
             headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
-            profiles.append(Out(ident.hex().encode(), profile(ident, part.said, facts, self._rules), now, headers))
+            profiles.append(
+                Out(
+                    ident.hex().encode(),
+                    profile(ident, part.said, facts, self._rules, row.members, row.crowd),
+                    now,
+                    headers,
+                )
+            )
         cluster.stale = {}
 
     def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:
@@ -526,8 +564,12 @@ class Resolver:
         for token in sorted(cluster.mentioned):
             facts = row.facts if token == root else cluster.facts.get(token)
             part = parts.get(token)
-            if facts is not None and part is not None and part.ident:
-                renounced.update((ident, part.ident) for ident in ids(facts) if ident != part.ident)
+            if part is None or not part.ident:
+                continue
+            former = [] if facts is None else ids(facts)
+            if row.members:
+                former.append(group_id(root))
+            renounced.update((ident, part.ident) for ident in former if ident != part.ident)
         for ident, into in sorted(renounced.items()):
             profiles.append(Out(ident.hex().encode(), _json(Merged(into.hex())), self.now))
         cluster.mentioned.clear()

@@ -1,6 +1,7 @@
 """All checks over a snapshot, in few passes: raw, protected (twice), rejected, resolved, profiles, and the changelogs.
 
-Memory: 9 bytes an event, 16 bytes a pair of tokens, 0.3 kB a profile, 8 bytes a subject key, and one bucket of events.
+Memory: 9 bytes an event, 16 bytes a pair of tokens, 0.3 kB a profile, 0.3 kB a member of a group, 8 bytes a subject
+key, and one bucket of events. Rows of groups are not checked but by their profiles.
 Disk: `events.protected` and the identify leg's changelogs once.
 """
 
@@ -15,11 +16,12 @@ import msgspec
 
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
-from ..events import DECISIONS, Origin, Topic
+from ..events import DECISIONS, Origin, Profile, ProtectedEvent, Topic
 from ..stages.content import Event
+from ..stages.fold import GROUP
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
-from ..stages.recompute import recompute, repeated
+from ..stages.recompute import Groups, encode, recompute_part, repeated, with_members
 from . import records
 from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
@@ -43,12 +45,9 @@ LOGS = (
 _event = msgspec.json.Decoder(Event)
 
 
-class _Announced(msgspec.Struct, gc=False):
-    profile_id: str
-    tokens: dict[str, list[str]]
-
-
-_announced = msgspec.json.Decoder(_Announced)
+_protected = msgspec.json.Decoder(ProtectedEvent)
+_OF_A_GROUP = Origin(Topic.PROTECTED, "", -1, -1)
+"""Where there is no event of its own to point at."""
 
 
 def verify(snapshot: Snapshot, rules: Rules, *, progress: Progress = unseen, directory: Path | None = None) -> Report:
@@ -68,6 +67,8 @@ class _Run:
         self._account = Account(self._logs[Topic.RAW], self._findings)
         self._pairs = Pairs()
         self._events = 0
+        self._groups: dict[str, tuple[Profile, Origin]] = {}  # with events of their own, and the oldest of them
+        self._members: Groups = {}
 
     def report(self) -> Report:
         snapshot, logs = self._snapshot, self._logs
@@ -160,6 +161,11 @@ class _Run:
                     self._spill_rows(buckets, kind, name, batch)
         for bucket in self._progress("profiles by bucket", buckets.count, buckets.read()):
             self._bucket(bucket, profiles)
+        own = [profile for profile, _ in self._groups.values()]
+        for profile in with_members(own, self._members, self._rules):
+            token = profile.tokens["group_id"][0]
+            _, oldest = self._groups.get(token, (None, _OF_A_GROUP))
+            profiles.expect(bytes.fromhex(profile.profile_id), encode(profile), oldest)
         profiles.close()
         return profiles.live, buckets.tokens
 
@@ -204,14 +210,19 @@ class _Run:
             self._findings,
         )
         people: list[Person] = []
-        for profile in recompute((value for value, _ in events.values()), self._rules):
-            announced = _announced.decode(profile)
-            tokens = [token for group in announced.tokens.values() for token in group]
+        made, groups = recompute_part((_protected.decode(value) for value, _ in events.values()), self._rules)
+        for profile in made:
+            tokens = [token for of_kind in profile.tokens.values() for token in of_kind]
             origins = (o for token in tokens for o in known[token].origins)
             oldest = min(origins, key=lambda o: (events[o][1].received_at, o))
-            ident = bytes.fromhex(announced.profile_id)
-            profiles.expect(ident, profile, oldest)
+            ident = bytes.fromhex(profile.profile_id)
+            if tokens[0].startswith(GROUP):
+                self._groups[tokens[0]] = profile, oldest
+                continue
+            profiles.expect(ident, encode(profile), oldest)
             people.append(Person(tokens, ident))
+        for token, members in groups.items():
+            self._members.setdefault(token, {}).update(members)
         tables.check(known, people)
         tables.close()
 

@@ -379,4 +379,5 @@ def test_a_group_joins_nobody(partitions: int) -> None:
                 tokens,
             )
         )
-    assert len(ran(made, partitions).profiles()) == 3
+    found = [msgspec.json.decode(p)["tokens"] for p in ran(made, partitions).profiles()]
+    assert sorted(kind for tokens in found for kind in tokens) == ["group_id", *["user_id"] * 3]

@@ -42,7 +42,10 @@ def with_token(world: World, wanted: str) -> dict[str, object]:
 
 
 def ruled(text: str) -> Rules:
-    kinds = "\n".join(f"{name} = {{ priority = {kind.priority} }}" for name, kind in RULES.kinds.items())
+    kinds = "\n".join(
+        f"{name} = {{ priority = {kind.priority}, links = {str(kind.links).lower()} }}"
+        for name, kind in RULES.kinds.items()
+    )
     return load_rules(f"version = 1\n[kinds]\n{kinds}\n{text}")
 
 
@@ -166,6 +169,30 @@ def test_clocks_of_1970_and_2100_and_aliases_in_a_circle_and_to_itself() -> None
     world = ran(made, 4)
     assert world.profiles() == expected(made)
     assert with_token(world, USERS[0])["first_seen"] == -1
+
+
+GROUPS = [token("group_id", i) for i in range(3)]
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_a_group_has_a_profile_of_its_own_with_its_members(partitions: int) -> None:
+    rules = ruled("[bounds]\nmembers = 3\n")
+    made = [of(i, USERS[i], GROUPS[0], time=START + i * DAY) for i in range(5)] + [of(9, USERS[0], GROUPS[1])]
+    world = ran(made, partitions, rules=rules)
+    assert world.profiles() == expected(made, rules)
+    group = with_token(world, GROUPS[0])
+    assert list(group["members"]) == sorted(USERS[:5])[:3]  # type: ignore[call-overload]
+    assert group["more_members"] is True
+    small = with_token(world, GROUPS[1])
+    assert small["members"] == {USERS[0]: {"first": START + 9, "last_day": (START + 9) // DAY * DAY}}
+    assert "more_members" not in small
+    made.append(of(10, GROUPS[1]))
+    world.publish(made[-1])
+    world.settle()
+    assert world.profiles() == expected(made, rules)
+    own = with_token(world, GROUPS[1])
+    assert own["members"] == small["members"]
+    assert world.merged()[str(small["profile_id"])] == own["profile_id"]
 
 
 def test_an_identifier_was_last_seen_on_the_latest_day_whatever_arrived_last() -> None:

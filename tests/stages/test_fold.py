@@ -242,8 +242,8 @@ def folded(events: Iterable[ProtectedEvent], rules: Rules, rng: random.Random) -
 
 
 def oracle(events: Iterable[ProtectedEvent], rules: Rules) -> bytes:
-    (found,) = recompute([msgspec.json.encode(e) for e in events], rules)
-    return found
+    (found,) = (p for p in recompute([msgspec.json.encode(e) for e in events], rules) if b'"email":' in p)
+    return found  # not those of groups
 
 
 @pytest.mark.parametrize("rules", [WHOLE_CONTEXT, LAZY_CONTEXT, NO_WINDOW], ids=["whole", "lazy", "no window"])
