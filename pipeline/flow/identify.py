@@ -214,17 +214,18 @@ class IdentifyPartition:
             self._undecodable += 1
             return row.edges.hex()
         links = self._rules.links
-        if links(kind_of(anchor)) and links(kind_of(token)):
-            if event.type in DECISIONS:
-                if decide(row, event, token):
-                    self._resolver.link(anchor, token)
-                return row.edges.hex()
+        joins = links(kind_of(anchor)) and links(kind_of(token))
+        if event.type in DECISIONS:
+            if joins and decide(row, event, token):
+                self._resolver.link(anchor, token)
+            return row.edges.hex()
+        if joins:
             new = sight(row, event, token, MAX_LINKS)
             if new is None:
                 self._overflow += 1
             elif new:
                 self._resolver.join(anchor, token)
-        elif token.startswith(GROUP) and event.type not in DECISIONS:
+        elif token.startswith(GROUP):
             self._resolver.visit(token, anchor, event.time)
             row.latest = max(row.latest, event.time)
         if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:
