@@ -38,6 +38,8 @@ class Part(NamedTuple):
 class Partition(NamedTuple):
     parts: list[Part]
     shared: set[str]
+    plain: bool
+    """No rule can bind, nor could one with fewer of the tokens and links."""
 
 
 def with_link(packed: bytes, digest: bytes, time: int, event_id: bytes, day: int) -> bytes:
@@ -111,7 +113,7 @@ class Partitioner:
         if joined < len(leader):
             return None
         tokens = sorted(leader)
-        return Partition([Part(tokens, {t: seen[t] for t in tokens if t in seen}, [])], set())
+        return Partition([Part(tokens, {t: seen[t] for t in tokens if t in seen}, [])], set(), plain=True)
 
     def _links(self, anchor: str, facts: Facts) -> Iterator[tuple[str, int, bytes, int]]:
         """Yield (other token, first time, first event's id, last day) of the links that count."""
@@ -142,7 +144,8 @@ class Partitioner:
                     _join(one, another, people)
                 else:
                     refused.append((pair, rule, time))
-        return Partition(self._parts(known, people, self._conflicts(refused, shared, people)), shared)
+        parts = self._parts(known, people, self._conflicts(refused, shared, people))
+        return Partition(parts, shared, plain=False)
 
     def _edges(
         self, known: Mapping[str, Facts], first: dict[str, int]

@@ -105,6 +105,7 @@ class Cluster:
         "members",
         "mentioned",
         "parts",
+        "plain",
         "retell",
         "shared",
         "spans",
@@ -117,6 +118,7 @@ class Cluster:
         self.facts: dict[str, Facts] = {}
         self.apart: dict[str, str] = {}  # tokens that stay outside → the rule that says so
         self.parts: dict[str, Part] | None = None  # by token; None: to be made again
+        self.plain = True  # can the rules not have parted any of them?
         self.spans: dict[str, Span] = {}  # when `parts` was made
         self.shared: set[str] | tuple[()] = ()
         self.stale: dict[str, None] | None = {}  # tokens whose parts are to be announced; None: all
@@ -285,6 +287,8 @@ class Resolver:
         cluster = self._cluster(token)
         members = cluster.members
         grown = False
+        # a life before may have told and announced other ids, and a crash have kept no more of it than the evidence
+        unsure = message.moved or token not in self._announced
         for member, version, facts in message.entries:
             if member not in members:
                 members.add(member)
@@ -292,15 +296,15 @@ class Resolver:
                 grown = True
             if version:
                 self._learn(token, cluster, member, version, facts)
-            if message.moved:
+            if unsure:
                 cluster.mentioned[member] = None
-                cluster.told[member] = None  # it, or one on its way, points elsewhere
+                cluster.told[member] = None  # if it was handed on: it, or one on its way, points elsewhere
         if grown:
             cluster.parts = None
             self._put_members(token, cluster)
         if not message.entries:
             self._say_again(token)
-        elif grown or message.moved or token not in self._announced:  # a crash may have kept the evidence, and no more
+        elif grown or unsure:
             cluster.stale = None
             cluster.retell = True
             self._touched[token] = None
@@ -460,6 +464,10 @@ class Resolver:
             self._announced.add(root)
             cluster.mentioned.update(dict.fromkeys(known))
             cluster.mentioned[root] = None
+            if not cluster.plain:  # and told members so, whose id is now what it was before that
+                cluster.told.clear()
+                cluster.as_rule = None
+                cluster.retell = True
         if root in self.reborn:
             parts[root].ident = b""
             cluster.mentioned[root] = None
@@ -508,7 +516,7 @@ class Resolver:
         for tokens, seen, conflicts in found.parts:
             part = Part(tokens, root in tokens, said(tokens, seen, conflicts, most))
             parts.update(dict.fromkeys(tokens, part))
-        cluster.parts, cluster.shared = parts, found.shared or ()
+        cluster.parts, cluster.shared, cluster.plain = parts, found.shared or (), found.plain
         cluster.spans = {token: _span(facts) for token, facts in known.items()}
         return parts
 
