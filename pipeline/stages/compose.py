@@ -7,13 +7,13 @@ Cost: 2 µs for a cluster in which one token has events and five traits, 2 µs m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ..events import Conflict, Consent, Membership, Provenance
 from .calculate import combine_calculated, values_of
-from .fold import count, joined
+from .fold import count, joined, later
 from .identity_rows import Consented, Facts, Trait, Visits, kind_of, profile_id
 from .link import Bounds, Rules
 
@@ -30,9 +30,9 @@ class _Encoded(msgspec.Struct, omit_defaults=True, gc=False):
     first_seen: int
     last_seen: int
     events: dict[str, int] = {}
-    traits: dict[str, msgspec.Raw] = {}
+    traits: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     sources: list[str] = []
-    provenance: dict[str, Provenance] = {}
+    provenance: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     consents: dict[str, Consent] = {}
     computed: dict[str, int | msgspec.Raw] = {}
     groups: dict[str, Membership] = {}
@@ -65,6 +65,33 @@ def said(tokens: list[str], seen: Mapping[str, tuple[int, int]], conflicts: Sequ
     )
 
 
+class Written(NamedTuple):
+    """What a profile shows of the traits of two facts, as JSON; made again when either has others."""
+
+    a: dict[str, Trait] | None
+    b: dict[str, Trait] | None
+    traits: msgspec.Raw | msgspec.UnsetType
+    provenance: msgspec.Raw | msgspec.UnsetType
+
+
+def written(a: Facts | None, b: Facts | None, bounds: Bounds, before: Written | None) -> Written:
+    """`before`: what it was. A fold that writes traits leaves another dict, so that identity says it all."""
+    a_traits, b_traits = None if a is None else a.traits, None if b is None else b.traits
+    if before is not None and before.a is a_traits and before.b is b_traits:
+        return before
+    facts = a if b is None or not b.traits else b if a is None or not a.traits else combine(a, b, bounds)
+    if facts is None or not facts.traits:
+        return Written(a_traits, b_traits, msgspec.UNSET, msgspec.UNSET)
+    traits = _encode({name: msgspec.Raw(trait[4]) for name, trait in facts.traits.items()})
+    provenance = _provenance(facts)
+    return Written(
+        a_traits,
+        b_traits,
+        msgspec.Raw(traits),
+        msgspec.Raw(_encode(provenance)) if provenance else msgspec.UNSET,
+    )
+
+
 def group_facts(members: Mapping[str, Visits]) -> Facts:
     """What is known of a group without events of its own."""
     first = min(first for first, _ in members.values())
@@ -72,19 +99,24 @@ def group_facts(members: Mapping[str, Visits]) -> Facts:
 
 
 def profile(
-    ident: bytes, said: Said, facts: Facts, rules: Rules, members: Mapping[str, Visits] = _NOBODY, crowd: bool = False
+    ident: bytes,
+    said: Said,
+    facts: Facts,
+    traits: Written,
+    rules: Rules,
+    members: Mapping[str, Visits] = _NOBODY,
+    crowd: bool = False,
 ) -> bytes:
     """The profile's JSON. `facts`: of its only token with events, or of several (`combine`). `members`: of a group."""
-    traits = facts.traits
     made = _Encoded(
         ident.hex(),
         said.tokens,
         facts.first,
         facts.last,
         facts.events,
-        {name: msgspec.Raw(trait[4]) for name, trait in traits.items()} if traits else {},
+        traits.traits,
         facts.sources,
-        _provenance(facts) if traits else {},
+        traits.provenance,
         seen=said.seen,
         conflicts=said.conflicts,
         more_conflicts=said.more_conflicts,
@@ -132,35 +164,37 @@ def _consent(made: _Encoded, consents: dict[str, Consented], rules: Rules) -> No
     if "groups" in withheld:
         made.groups = {}
     if "traits" in withheld:
-        made.traits = {}
+        made.traits = msgspec.UNSET
     if "sources" in withheld:
         made.sources = []
     if "traits" in withheld or "sources" in withheld:
-        made.provenance = {}
+        made.provenance = msgspec.UNSET
 
 
 def _denied(consent: Consented | None) -> bool:
     return consent is not None and not consent[4]
 
 
-def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
-    """What the events of both say; of the births only the earlier one."""
+def combine(a: Facts, b: Facts, bounds: Bounds, *, traits: bool = True) -> Facts:
+    """What the events of both say; of the births only the earlier one. Without `traits`, those of `a` alone."""
     events = a.events.copy()
     for name, n in b.events.items():
         if name in events:
             events[name] += n
         else:
             count(events, name, n, bounds.event_names)
-    streams = a.streams
+    streams, index = a.streams, None
+    birth, b_birth = a.births[-1], b.births[-1]
     if b.streams != streams:
         streams = streams + [s for s in b.streams if s not in streams]
-    index = [streams.index(s) for s in b.streams]
-    a_birth, b_birth = a.births[-1], b.births[-1]
-    b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
+        index = [streams.index(s) for s in b.streams]
+        b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
+    if b_birth[0] < birth[0] or (b_birth[0] == birth[0] and later(streams, birth, b_birth)):
+        birth = b_birth
     made = Facts(
         a.version + b.version,
         streams,
-        [min(a_birth, b_birth, key=lambda x: (x[0], streams[x[1]], x[2], x[3]))],
+        [birth],
         a.first if a.first < b.first else b.first,
         a.last if a.last > b.last else b.last,
         events,
@@ -172,22 +206,24 @@ def combine(a: Facts, b: Facts, bounds: Bounds) -> Facts:
         a.groups,
         a.computed,
     )
-    if b.traits:
+    if b.traits and traits:
         _combine_traits(made, b, index, bounds.traits)
     if b.consents:
-        theirs = {purpose: (c[0], index[c[1]], *c[2:]) for purpose, c in b.consents.items()}
-        made.consents = _last_written(a.consents, theirs, streams, bounds.consents)
+        made.consents = _last_written(a.consents, _indexed(b.consents, index), streams, bounds.consents)
     if b.groups:
         made.groups = _joined_groups(a.groups, b.groups, bounds.groups)
     if b.computed is not None:
-        made.computed = combine_calculated(a.computed, b.computed, streams, index, bounds.computed_values)
+        own = index or list(range(len(streams)))
+        made.computed = combine_calculated(a.computed, b.computed, streams, own, bounds.computed_values)
     return made
 
 
-def _combine_traits(made: Facts, b: Facts, index: list[int], bound: int) -> None:
+def _combine_traits(made: Facts, b: Facts, index: list[int] | None, bound: int) -> None:
     """Write the traits of `b` into those of the other, which `made` has, and note whose each one is."""
-    theirs = {name: (t[0], index[t[1]], *t[2:]) for name, t in b.traits.items()}
+    theirs = _indexed(b.traits, index)
     traits = _last_written(made.traits, theirs, made.streams, bound)
+    if traits is made.traits:
+        return
     writers = made.writers.copy()
     wrote = {name: i for name, i in made.wrote.items() if name in traits}
     for name, trait in traits.items():
@@ -206,16 +242,23 @@ def _combine_traits(made: Facts, b: Facts, index: list[int], bound: int) -> None
 W = TypeVar("W", Trait, Consented)
 
 
+def _indexed(written: dict[str, W], index: list[int] | None) -> dict[str, W]:
+    """By the numbers of another list of streams."""
+    return written if index is None else {name: _moved(w, index) for name, w in written.items()}
+
+
+def _moved(written: Any, index: list[int]) -> Any:
+    return written[0], index[written[1]], *written[2:]
+
+
 def _last_written(a: dict[str, W], b: dict[str, W], streams: list[str], bound: int) -> dict[str, W]:
-    written = a.copy()
+    """The later one of each name; `a` itself if none of `b` is later."""
+    written = a
     for name, theirs in b.items():
-        ours = written.get(name)
-        if ours is None or (ours[0], streams[ours[1]], ours[2], ours[3]) < (
-            theirs[0],
-            streams[theirs[1]],
-            theirs[2],
-            theirs[3],
-        ):
+        ours = a.get(name)
+        if ours is None or theirs[0] > ours[0] or (theirs[0] == ours[0] and later(streams, theirs, ours)):
+            if written is a:
+                written = a.copy()
             written[name] = theirs
     if len(written) > bound:
         return {name: written[name] for name in sorted(written)[:bound]}

@@ -123,6 +123,7 @@ def fold(row: Row, event: Event, stream: str, content: Content | None, rules: Ru
     if content is not None:
         at = (time, index, origin.partition, origin.offset)
         if content.traits:
+            facts.traits = facts.traits.copy()  # see `compose.written`
             _write_traits(facts, content.traits, at, event, bounds.traits)
         if content.consents:
             _write_consents(facts, content.consents, at, cut(event.source), bounds.consents)
@@ -293,7 +294,7 @@ def _compute(
             if trait.op is Op.MOST_FREQUENT:
                 notice(state, trait, value, bound)
         before = row.counted.get(digest)
-        if before is None or not _later(facts.streams, before, at):
+        if before is None or not later(facts.streams, before, at):
             return
         take_back(state, before[4])
     added = add(state, amounts, time, facts.last, bound)
@@ -340,7 +341,7 @@ def _write_traits(
                 last = max(known)
                 del known[last]
                 wrote.pop(last, None)
-        elif time > before[0] or (time == before[0] and _later(streams, at, before)):
+        elif time > before[0] or (time == before[0] and later(streams, at, before)):
             known[name] = (*at, value)
             wrote[name] = writer
 
@@ -365,7 +366,7 @@ def _write_consents(
     known = facts.consents
     for purpose, granted in consents.items():
         before = known.get(purpose)
-        if before is None or at[0] > before[0] or (at[0] == before[0] and _later(facts.streams, at, before)):
+        if before is None or at[0] > before[0] or (at[0] == before[0] and later(facts.streams, at, before)):
             known[purpose] = (*at, granted, source)
             if before is None and len(known) > bound:
                 del known[max(known)]
@@ -382,6 +383,6 @@ def joined(a: Visits | None, b: Visits) -> Visits:
     return b if a is None else (min(a[0], b[0]), max(a[1], b[1]))
 
 
-def _later(streams: list[str], a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+def later(streams: list[str], a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     """Is `a` later than `b`, both (time, stream, partition, offset, …)?"""
     return (a[0], streams[a[1]], a[2], a[3]) > (b[0], streams[b[1]], b[2], b[3])

@@ -31,7 +31,7 @@ import msgspec
 
 from ..events import Merged
 from ..ports import Out, Table
-from .compose import Said, combine, group_facts, ids, profile, said
+from .compose import Said, Written, combine, group_facts, ids, profile, said, written
 from .fold import joined
 from .identity_rows import (
     DIGEST,
@@ -78,7 +78,7 @@ _json = msgspec.json.Encoder().encode
 class Part:
     """One person of a cluster."""
 
-    __slots__ = ("has_root", "ident", "others", "said", "tokens")
+    __slots__ = ("has_root", "ident", "others", "said", "tokens", "written")
 
     def __init__(self, tokens: list[str], has_root: bool, said: Said) -> None:
         self.tokens = tokens
@@ -86,6 +86,7 @@ class Part:
         self.said = said
         self.others: Facts | None = None  # the facts of the tokens but the root, combined; None: to be made again
         self.ident: bytes = b""  # b"": to be found again
+        self.written: Written | None = None
 
 
 Told = tuple[bytes, int]
@@ -446,6 +447,13 @@ class Resolver:
             return  # members without events yet: their anchors' facts are on the way
         parts = cluster.parts
         stale = cluster.stale
+        if (
+            parts is not None
+            and stale is not None
+            and len(stale) == 1
+            and self._goes_on(root, row, cluster, parts, profiles)
+        ):
+            return
         if parts is not None:
             for token in (root, *known) if stale is None else stale:
                 facts = own if token == root else known[token]
@@ -496,15 +504,27 @@ class Resolver:
         for part, facts in said:
             ident = part.ident
             headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
-            profiles.append(
-                Out(
-                    ident.hex().encode(),
-                    profile(ident, part.said, facts, self._rules, row.members, row.crowd),
-                    now,
-                    headers,
-                )
-            )
+            traits = self._written(part, row, cluster)
+            value = profile(ident, part.said, facts, traits, self._rules, row.members, row.crowd)
+            profiles.append(Out(ident.hex().encode(), value, now, headers))
         cluster.stale = {}
+
+    def _goes_on(self, root: str, row: Row, cluster: Cluster, parts: dict[str, Part], profiles: list[Out]) -> bool:
+        """Announce the part of the one token that has changed, if it is as it was but for what it counts: most are."""
+        if cluster.mentioned or cluster.retell or root in self.reborn or root not in self._announced or row.members:
+            return False
+        (token,) = cluster.stale or {root: None}
+        facts = row.facts if token == root else cluster.facts[token]
+        part = parts[token]
+        if facts is None or not part.ident or _span(facts) != cluster.spans.get(token):
+            return False
+        whole = self._facts(part, row.facts if part.has_root else None, cluster)
+        if whole is None:
+            return False
+        value = profile(part.ident, part.said, whole, self._written(part, row, cluster), self._rules)
+        profiles.append(Out(part.ident.hex().encode(), value, self.now))
+        cluster.stale = {}
+        return True
 
     def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:
         known = dict(cluster.facts)
@@ -564,7 +584,13 @@ class Resolver:
             if not others:
                 return own
             part.others = reduce(lambda a, b: combine(a, b, bounds), others)
-        return part.others if own is None else combine(own, part.others, bounds)
+        return part.others if own is None else combine(own, part.others, bounds, traits=False)
+
+    def _written(self, part: Part, row: Row, cluster: Cluster) -> Written:
+        """The traits of a part whose facts are known (`_facts`)."""
+        own = row.facts if part.has_root and row.facts is not None and row.facts.births else None
+        part.written = written(own, part.others, self._rules.bounds, part.written)
+        return part.written
 
     def _renounce(self, root: str, row: Row, cluster: Cluster, parts: Mapping[str, Part], profiles: list[Out]) -> None:
         """Say of each id that the mentioned tokens may have been announced under that it is part of their profile."""

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.events import Origin, ProtectedEvent, event_id
-from pipeline.stages.compose import combine, profile
+from pipeline.stages.compose import combine, profile, written
 from pipeline.stages.compose import said as shown_of
 from pipeline.stages.content import MAX_NAME, Content, Event, EventOrigin, content_reader, cut, event_decoder
 from pipeline.stages.fold import BEFORE, NARROW, OTHER, REPEATED, REPEATED_BORN, Folded, count, fold, sight
@@ -238,7 +238,13 @@ def folded(events: Iterable[ProtectedEvent], rules: Rules, rng: random.Random) -
     before = [encode(facts) for facts in all_facts]
     facts = reduce(lambda a, b: combine(a, b, rules.bounds), all_facts)
     assert [encode(facts) for facts in all_facts] == before, "they are kept, and put together again"
-    return profile(profile_id(facts, facts.births[-1]), shown_of(*part, 100), facts, rules)
+    return profile(
+        profile_id(facts, facts.births[-1]),
+        shown_of(*part, 100),
+        facts,
+        written(facts, None, rules.bounds, None),
+        rules,
+    )
 
 
 def oracle(events: Iterable[ProtectedEvent], rules: Rules) -> bytes:
@@ -323,7 +329,9 @@ def test_a_trait_of_an_earlier_version_has_no_provenance_rather_than_a_wrong_one
 
     new, old = facts(1), msgspec.structs.replace(facts(2), writers=[], wrote={})
     for both in (combine(new, old, LAZY_CONTEXT.bounds), combine(old, new, LAZY_CONTEXT.bounds)):
-        found = msgspec.json.decode(profile(b"", shown_of([], {}, [], 1), both, LAZY_CONTEXT))
+        found = msgspec.json.decode(
+            profile(b"", shown_of([], {}, [], 1), both, written(both, None, Bounds(), None), LAZY_CONTEXT)
+        )
         assert found["traits"] == {"plan": 2}
         assert "provenance" not in found
 
@@ -542,5 +550,7 @@ def test_what_belongs_to_no_declaration_any_more_is_forgotten() -> None:
     assert row.facts is not None
     assert row.facts.computed is not None
     assert len(row.facts.computed.sums) <= len(last.computed)
-    found = msgspec.json.decode(profile(b"", shown_of([], {}, [], 1), row.facts, last))
+    found = msgspec.json.decode(
+        profile(b"", shown_of([], {}, [], 1), row.facts, written(row.facts, None, Bounds(), None), last)
+    )
     assert (found["computed"]["spent"], found["computed"]["bought"]) == (1, 40)
