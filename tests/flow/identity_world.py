@@ -63,6 +63,8 @@ period = "2d"
 WITHHOLD = '[consent.withhold]\nAds = ["events", "computed"]\nMail = ["traits"]\nSharing = ["sources", "groups"]\n'
 SHIPPED = (Path(__file__).parents[2] / "schemas" / "identity.toml").read_text()
 RULES = load_rules(SHIPPED.replace("[consent.withhold]\n", WITHHOLD), COMPUTED)
+ROUNDS = 1_000
+"""What comes to rest at all does so in a few, each of them a hop of messages."""
 SOURCES = (Topic.PROTECTED.value, Topic.IDENTITY.value)
 
 
@@ -241,7 +243,7 @@ class World:
 
     def settle(self, batch: int = 1_000_000) -> None:
         """Go on without crashes until nothing waits and nothing changes."""
-        while True:
+        for _ in range(ROUNDS):
             waiting = self.waiting()
             for worker, topic in waiting:
                 self.take(worker, topic, batch)
@@ -249,6 +251,7 @@ class World:
                 self.checkpoint(worker)
             if not waiting and not self.waiting():
                 return
+        raise AssertionError(f"after {ROUNDS} rounds there are still messages: somebody answers for ever")
 
     def wander(self, rng: random.Random, steps: int, crash: float = 0.15) -> None:
         """`steps` random steps, then `settle`."""
