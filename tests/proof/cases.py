@@ -124,7 +124,9 @@ def _kiosk(rng: random.Random) -> list[ProtectedEvent]:
         tokens = {"kiosk": at} | ({"person": person} if rng.random() < 0.9 else {})
         received = START + offset * rng.choice((1, 1_000, DAY // 3))
         origin = Origin("events.raw", "", 3, offset)
-        event = ProtectedEvent("", origin, "kiosk", "track/1", "track", received, received, f"k-{offset}", "", None, tokens)
+        event = ProtectedEvent(
+            "", origin, "kiosk", "track/1", "track", received, received, f"k-{offset}", "", None, tokens
+        )
         made.append(_anchored(event))
     return made
 

@@ -13,6 +13,7 @@ from tests.flow.identity_world import Worker, World
 from tests.flow.test_identify import expected, rows_of
 
 from .cases import Case, arriving
+from .report import CONFLICT
 
 
 class Different(AssertionError):
@@ -112,6 +113,6 @@ def told(world: World, wanted: list[bytes]) -> Counter[str]:
     found = Counter(merges=len(world.merged()))
     found["splits"] = sum(any(n == SPLIT_FROM for n, _ in r.headers) for r in world.records(Topic.PROFILES))
     for profile in map(msgspec.json.decode, wanted):
-        found.update(f"conflict {c['rule']}" for c in profile.get("conflicts", ()))
+        found.update(CONFLICT + c["rule"] for c in profile.get("conflicts", ()))
     found["profiles"] = len(wanted)
     return found
