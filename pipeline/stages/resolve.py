@@ -330,6 +330,7 @@ class Resolver:
                 self._say_again(token)
 
     def _say_again(self, root: str) -> None:
+        self._tokens.touch(pack(root))  # as in `evidence`
         cluster = self._cluster(root)
         cluster.told.clear()
         cluster.as_rule = None

@@ -1,7 +1,7 @@
 """Draw random cases: rules, and what customers, kiosks, operators and broken clocks do under them.
 
-A case is a function of (seed, number) alone. Beyond the events of `tests.flow.test_identify`: kiosks, kinds that no rule
-names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, messages without an id, names too
+A case is a function of (seed, number) alone. Beyond the events of `tests.flow.test_identify`: kiosks, kinds that no
+rule names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, messages without an id, names too
 long to be shown; and rules that bind anywhere.
 """
 
