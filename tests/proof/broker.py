@@ -63,8 +63,12 @@ def run(bootstrap: str, given: Round, directory: Path) -> Part:
     mixed = rng.sample(made, len(made))
     records = [(e.anchor.encode(), msgspec.json.encode(e)) for e in (*mixed, *rng.choices(made, k=len(made) // 4))]
     with prepared(bootstrap, given, texts, directory) as pipeline:
-        counts = worked(pipeline, rng, records, given.kills)
-        wrong = judged(pipeline, by_case, texts, counts)
+        counts: Counter[str] = Counter()
+        try:
+            work(pipeline, rng, records, given.kills, counts)
+            wrong = judged(pipeline, by_case, texts, counts)
+        except AssertionError as error:
+            wrong = [str(error).partition("\n")[0]]
     counts.update(events=len(made), records=len(records))
     again = f"--seed {given.seed} --broker {given.cases.stop} --round {given.number}"
     failures = [Failure(f"round {given.number}, {given.partitions} partitions: {what}", again) for what in wrong]
@@ -79,6 +83,7 @@ def prepared(bootstrap: str, given: Round, texts: tuple[str, str], directory: Pa
     for name, text in zip(("identity.toml", "computed.toml"), texts, strict=True):
         (schemas / name).write_text(text or "version = 1\n")
     prefix = f"proof-{given.seed}-{given.number}-{time.time_ns():x}."
+    admin = AdminClient(kafka_topics.admin_config(bootstrap))
     specs = kafka_topics.specs(given.partitions, 1, prefix=prefix, append_time=False)
     kafka_topics.apply(bootstrap, None, specs)
     try:
@@ -90,13 +95,14 @@ def prepared(bootstrap: str, given: Round, texts: tuple[str, str], directory: Pa
             SEALSTREAM_SCHEMA_DIR=str(schemas),
         )
     finally:
-        for done in AdminClient(kafka_topics.admin_config(bootstrap)).delete_topics([s.name for s in specs]).values():
+        for done in admin.delete_topics([spec.name for spec in specs]).values():
             done.result(30)
 
 
-def worked(pipeline: Pipeline, rng: random.Random, records: list[tuple[bytes, bytes]], kills: int) -> Counter[str]:
+def work(
+    pipeline: Pipeline, rng: random.Random, records: list[tuple[bytes, bytes]], kills: int, counts: Counter[str]
+) -> None:
     """Have workers take all of the records in; between portions of them one is killed, or ends, and another starts."""
-    counts: Counter[str] = Counter()
 
     def started() -> Worker:
         return pipeline.launch([*SHORT_SESSIONS, "worker", "--legs", "identify"])
@@ -114,19 +120,18 @@ def worked(pipeline: Pipeline, rng: random.Random, records: list[tuple[bytes, by
             if how == "kills":
                 victim.kill()
             else:
-                assert victim.terminate(30) == 0, victim.log
+                assert victim.terminate(30) == 0, f"{victim.log_path.name}: SIGTERM ended it with another code than 0"
             counts[how] += 1
             workers[workers.index(victim)] = started()
         produce(pipeline.bootstrap, pipeline.prefix + Topic.PROTECTED, records[cuts[-1] if cuts else 0 :])
         pipeline.wait(REST_SECONDS, "identify")
-        for worker in workers:
-            assert worker.terminate(30) == 0, worker.log
+        for worker in [w for w in workers if w.up]:
+            assert worker.terminate(30) == 0, f"{worker.log_path.name}: SIGTERM ended it with another code than 0"
         assert pipeline.caught_up("identify")
     finally:
         for worker in workers:
             if worker.running:
                 worker.kill()
-    return counts
 
 
 def judged(
