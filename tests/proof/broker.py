@@ -127,7 +127,7 @@ def work(
         pipeline.wait(REST_SECONDS, "identify")
         for worker in [w for w in workers if w.up]:
             assert worker.terminate(30) == 0, f"{worker.log_path.name}: SIGTERM ended it with another code than 0"
-        assert pipeline.caught_up("identify")
+        assert pipeline.caught_up("identify"), "the last acknowledgements have made messages that nobody has read"
     finally:
         for worker in workers:
             if worker.running:
@@ -146,6 +146,8 @@ def judged(
     found = [value for _, value in latest if not value.startswith(b'{"merged_into"')]
     strange, missing = set(found) - set(wanted), set(wanted) - set(found)
     if found != wanted:
+        lines = [b"missing " + text for text in sorted(missing)] + [b"strange " + text for text in sorted(strange)]
+        (pipeline.directory / "difference.txt").write_bytes(b"\n".join(lines))
         case_of = {token: n for n, events in by_case.items() for e in events for token in e.tokens.values()}
         cases = {case_of[token] for text in (*strange, *missing) for token in msgspec.json.decode(text)["seen"]}
         wrong.append(
