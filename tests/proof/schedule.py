@@ -27,7 +27,7 @@ def tried(case: Case, *, first: int | None = None) -> Counter[str]:
     """
     made = case.events[:first]
     rng = random.Random(case.schedule)
-    world = World(rng.randint(1, 12), case.rules, cached=rng.choice((1, 9, 1_000)))
+    world = World(rng.randint(1, 12), case.rules, cached=rng.choice((1, 9, 1_000)), scattered=rng.random() < 0.5)
     order = arriving(rng, made)
     zombies = Walk(world, rng).through([order[i::3] for i in range(3)] if rng.random() < 0.3 else [order])
     wanted = expected(made, case.rules)
