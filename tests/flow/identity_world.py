@@ -252,7 +252,7 @@ class World:
     def settle(self, batch: int = 1_000_000) -> None:
         """Go on without crashes until nothing waits and nothing changes."""
         waits = sum(len(self.topics[topic][w.number]) - w.read[topic] for w, topic in self.waiting())
-        for _ in range(ROUNDS + waits):
+        for _ in range(ROUNDS + 10 * waits):
             waiting = self.waiting()
             for worker, topic in waiting:
                 self.take(worker, topic, batch)
