@@ -1,8 +1,8 @@
 """Draw random cases: rules, and what customers, kiosks, operators and broken clocks do under them.
 
 A case is a function of (seed, number) alone. Beyond the events of `tests.flow.test_identify`: kiosks, kinds that no
-rule names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, messages without an id, names too
-long to be shown; and rules that bind anywhere.
+rule names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, clocks that tick twice a day,
+messages without an id, names too long to be shown; and rules that bind anywhere.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Case(NamedTuple):
 def drawn(seed: int, number: int) -> Case:
     rng = random.Random(f"{seed}/{number}")
     rules = rng.choice((RULES, TIGHT, TIGHT, None, None, None)) or load_rules(*rules_text(rng))
-    return Case(number, rules, drawn_events(rng), rng.randrange(2**32))
+    made, schedule = drawn_events(rng), rng.randrange(2**32)
+    if rng.random() < 0.3:
+        made = _coarse(made, rng.choice((DAY // 2, DAY)), received=rng.random() < 0.5)
+    return Case(number, rules, made, schedule)
 
 
 def salted(case: Case) -> list[ProtectedEvent]:
@@ -154,6 +157,14 @@ def _twisted(rng: random.Random, event: ProtectedEvent) -> ProtectedEvent:
         case 7:
             changed |= {"event": rng.choice((LONG, LONG + "too", "Bought")), "source": rng.choice((LONG, "shop"))}
     return _anchored(msgspec.structs.replace(event, tokens=tokens, **changed))
+
+
+def _coarse(made: list[ProtectedEvent], tick: int, *, received: bool) -> list[ProtectedEvent]:
+    """By clocks that go forward once in `tick` ms, so that much happens at one time."""
+    coarse = [msgspec.structs.replace(e, time=e.time // tick * tick) for e in made]
+    if received:
+        coarse = [msgspec.structs.replace(e, received_at=e.received_at // tick * tick) for e in coarse]
+    return coarse
 
 
 def _anchored(event: ProtectedEvent) -> ProtectedEvent:
