@@ -101,7 +101,7 @@ def rules_text(rng: random.Random) -> tuple[str, str]:
 def drawn_events(rng: random.Random) -> list[ProtectedEvent]:
     count = rng.choice((rng.randint(1, 8), rng.randint(1, 40), rng.randint(25, 40)))
     made = events(rng, count, people=rng.choice((1, 2, 4, 8, 16)), decided=rng.choice((0, 0.1, 0.5)))
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         made = _mixed(rng, made, _kiosk(rng))
     if rng.random() < 0.5:
         share = rng.choice((0.1, 0.4))
@@ -119,11 +119,11 @@ def _mixed(rng: random.Random, one: list[ProtectedEvent], other: list[ProtectedE
 
 def _kiosk(rng: random.Random) -> list[ProtectedEvent]:
     """A few people in turns at one identifier, which is now and then seen alone."""
-    kind = rng.choice(("email", "phone", "device_id", "anonymous_id"))
+    kind = rng.choice(("email", "phone", "device_id", "device_id", "anonymous_id"))
     at = token(kind, rng.randrange(2))
     made = []
     for offset in range(rng.randint(3, 14)):
-        person = token(rng.choice(("user_id", "user_id", "external_id", kind)), rng.randrange(6))
+        person = token(rng.choice(("user_id", "email", "phone", "external_id", kind)), rng.randrange(4))
         tokens = {"kiosk": at} | ({"person": person} if rng.random() < 0.9 else {})
         received = START + offset * rng.choice((1, 1_000, DAY // 3))
         origin = Origin("events.raw", "", 3, offset)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from unittest.mock import patch
 
 from .cases import Case, drawn
 from .report import Failure, Part, part
@@ -22,11 +23,13 @@ def run(seed: int, numbers: range, jobs: int, done: Callable[[int], None] = lamb
     The processes hash by the seed, as a fault may hang on the order of a set: a case fails again wherever it is run.
     """
     began = time.monotonic()
-    os.environ["PYTHONHASHSEED"] = str(seed % 2**32)
     total: Counter[str] = Counter()
     failures: list[Failure] = []
     chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with (
+        patch.dict(os.environ, PYTHONHASHSEED=str(seed % 2**32)),
+        ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
         for chunk, (counts, failed) in zip(chunks, pool.map(several, [seed] * len(chunks), chunks), strict=True):
             total.update(counts)
             failures += failed

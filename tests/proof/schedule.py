@@ -29,7 +29,7 @@ def tried(case: Case, *, first: int | None = None) -> Counter[str]:
     rng = random.Random(case.schedule)
     world = World(rng.randint(1, 12), case.rules, cached=rng.choice((1, 9, 1_000)), scattered=rng.random() < 0.5)
     order = arriving(rng, made)
-    zombies = Walk(world, rng).through([order[i::3] for i in range(3)] if rng.random() < 0.3 else [order])
+    zombies = Walk(world, rng).through([order[i::3] for i in range(3)] if rng.random() < 0.5 else [order])
     wanted = expected(made, case.rules)
     judge(world, wanted)
     return Counter(events=len(made), records=len(order), crashes=world.crashes, zombies=zombies) + told(world, wanted)
@@ -53,7 +53,7 @@ class Walk:
                 world.publish(event)
             for _ in range(rng.randint(5, 20 + 2 * len(wave))):
                 self._step()
-            if rng.random() < 0.3:
+            if rng.random() < 0.5:
                 world.settle(rng.choice((1, 3, 1_000)))
         while self._formers:
             if rng.random() < 0.5:

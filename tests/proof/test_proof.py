@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
-from tests.proof import broker, pure
+from pipeline.events import ProtectedEvent
+from pipeline.stages.link import Rules
+from tests.flow.test_identify import expected
+from tests.proof import broker, pure, schedule
+from tests.proof.__main__ import main
 from tests.proof.cases import drawn
 from tests.proof.report import Report, text
 
@@ -24,12 +30,6 @@ def test_profiles_are_a_function_of_the_set_of_events() -> None:
     assert min(counts[f"conflict {rule}"] for rule in ("cut", "shared", "cluster_tokens")) > 10
 
 
-@pytest.mark.parametrize("number", [408, 3746, 9040])
-def test_cases_that_once_failed(number: int) -> None:
-    """Who is told of a shared identifier went by priority; what was said again left no trace."""
-    assert pure.several(SEED, range(number, number + 1))[1] == []
-
-
 def test_a_case_is_a_function_of_seed_and_number_and_a_part_of_it_can_be_run() -> None:
     assert drawn(3, 5) == drawn(3, 5)
     assert drawn(3, 5) != drawn(4, 5)
@@ -39,17 +39,26 @@ def test_a_case_is_a_function_of_seed_and_number_and_a_part_of_it_can_be_run() -
 def test_a_case_that_fails_says_how_to_run_it_alone_and_how_few_of_its_events_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def recomputed(made: list[object], rules: object) -> list[bytes]:
-        return pure_expected(made, rules) if len(made) < 5 else []
+    def wrong(made: list[ProtectedEvent], rules: Rules) -> list[bytes]:
+        return expected(made, rules) if len(made) < 5 else []
 
-    from tests.proof import schedule
-
-    pure_expected = schedule.expected
-    monkeypatch.setattr(schedule, "expected", recomputed)
+    monkeypatch.setattr(schedule, "expected", wrong)
     number = next(n for n in range(50) if len(drawn(SEED, n).events) > 9)
-    ((failure,),) = (pure.several(SEED, range(number, number + 1))[1],)
+    _, (failure,) = pure.several(SEED, range(number, number + 1))
     assert f"its first 5 of {len(drawn(SEED, number).events)} events" in failure.what
     assert failure.again == f"--seed {SEED} --case {number}"
+
+
+def test_the_report_as_json() -> None:
+    done = CliRunner().invoke(main, ["--cases", "60", "--broker", "0", "--jobs", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    report = msgspec.json.decode(done.stdout, type=Report)
+    assert report.clean
+    assert report.broker is None
+    assert report.pure is not None
+    assert report.pure.cases == 60
+    assert {"events", "crashes", "zombies", "merges", "splits"} <= report.pure.counts.keys()
+    assert "shared" in report.pure.conflicts
 
 
 def test_cases_on_a_broker(kafka: str, tmp_path: Path) -> None:
