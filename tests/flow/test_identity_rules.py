@@ -71,6 +71,20 @@ def test_a_kiosk_joins_nobody_and_what_hangs_together_stays_small(partitions: in
 
 
 @pytest.mark.parametrize("partitions", [1, 5])
+def test_a_neighbour_that_is_shared_counts_as_one_whatever_was_known_when_it_came(partitions: int) -> None:
+    rules = ruled("[limits]\nshared_neighbours = 1\n")
+    anonymous = token("anonymous_id", 0)
+    made = [of(1, USERS[0], MAIL), of(2, USERS[1], MAIL), of(3, MAIL, anonymous), of(4, PHONE, anonymous)]
+    for order in (made, made[::-1]):
+        world = World(partitions, rules)
+        for event in order:
+            world.publish(event)
+            world.settle()
+        assert world.profiles() == expected(made, rules)
+    assert anonymous not in str(with_token(world, PHONE)["tokens"])
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
 def test_who_is_told_of_a_shared_identifier_goes_by_the_order_of_anchors_whatever_the_priorities(
     partitions: int,
 ) -> None:
