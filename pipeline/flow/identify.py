@@ -73,6 +73,7 @@ class IdentifyLeg:
 
     def __init__(self, rules: Rules, *, cached: int = CACHED) -> None:
         self.rules = rules
+        self.decode = event_decoder(rules)  # takes a millisecond to make
         self._cached = cached
         self._open: weakref.WeakSet[IdentifyPartition] = weakref.WeakSet()
 
@@ -93,7 +94,7 @@ class IdentifyPartition:
     def __init__(self, leg: IdentifyLeg, tokens: Table, evidence: Table) -> None:
         self._leg = leg
         self._rules = leg.rules
-        self._decode = event_decoder(leg.rules)
+        self._decode = leg.decode
         self._content = content_reader(leg.rules)
         self._resolver = Resolver(leg.rules, tokens, evidence)
         self._streams: dict[tuple[str, str], str] = {}

@@ -231,7 +231,12 @@ _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 def token_rank(token: str) -> tuple[int, str]:
     """The routing order of tokens; a cluster's smallest token is its root. It must never change: rows go by it."""
-    return _RANK.get(kind_of(token), len(_RANK)), token
+    return kind_rank(token), token
+
+
+def kind_rank(token: str) -> int:
+    """The place of its kind in that order, which is not that of the rules' priorities."""
+    return _RANK.get(kind_of(token), len(_RANK))
 
 
 def kind_of(token: str) -> str:

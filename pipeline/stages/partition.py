@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ..events import Conflict
-from .identity_rows import DIGEST, Facts, kind_of
+from .identity_rows import DIGEST, Facts, kind_of, kind_rank
 from .link import Rules
 
 LINK = struct.Struct(f"<{DIGEST}sq16sq")
@@ -228,8 +228,8 @@ class Partitioner:
                 person = people.get(token)
                 if person is None:
                     continue
-                if rule == "shared" and (token in shared or self._strength(token) > self._strength(other)):
-                    continue  # it says so alone; and who is weaker is not told
+                if rule == "shared" and (token in shared or kind_rank(token) > kind_rank(other)):
+                    continue  # it says so alone; and the one that was not the anchor is not told
                 found.setdefault(id(person), []).append(conflict)
         for token in shared:
             if token in people:

@@ -33,6 +33,7 @@ from ..events import (
 from .computed import Computed
 from .dump import read
 from .link import Rules
+from .normalize import KINDS
 from .reference import decide
 from .registry import plain_name
 from .schema import PLAIN_KEY
@@ -88,7 +89,7 @@ def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
     conflicts: dict[int, list[Conflict]] = defaultdict(list)
     for edge, rule in ruling.refused:
         for token, other in ((edge.a, edge.b), (edge.b, edge.a)):
-            if rule != "shared" or (token not in ruling.shared and not _weaker(token, other, rules)):
+            if rule != "shared" or (token not in ruling.shared and not _later(token, other)):
                 conflicts[person[token]].append(Conflict([edge.a, edge.b], rule, edge.time))
     for token in ruling.shared:
         conflicts[person[token]].append(Conflict([token], "shared"))
@@ -123,9 +124,10 @@ def _with_members(profile: Profile, members: dict[str, Membership], rules: Rules
     )
 
 
-def _weaker(token: str, other: str, rules: Rules) -> bool:
-    """What occurred with a shared identifier that is stronger is not told of it."""
-    return rules.kinds[token.split(".")[0]].priority > rules.kinds[other.split(".")[0]].priority
+def _later(token: str, other: str) -> bool:
+    """What occurred with a shared identifier of a kind that comes first is not told of it."""
+    kinds = list(KINDS)
+    return kinds.index(token.split(".")[0]) > kinds.index(other.split(".")[0])
 
 
 def _profile(tokens: set[str], events: list[ProtectedEvent], conflicts: list[Conflict], rules: Rules) -> Profile:

@@ -11,9 +11,10 @@ the order, the repetition and the number of partitions.
 
 A cluster is what is *worked on together*, and often more than one person: the root divides it (`stages.partition`) and
 announces each part. It only grows; a join that the rules take back stays within it. So that it does not grow beyond
-all bounds, a token's owner no longer asks for unions once its root has said that it is shared (true for ever, as
-neighbours only become more), or that the cluster is full; the other end is told that the two stay `Apart`. A full
-cluster is the one place where the order of events matters.
+all bounds, a token's owner no longer agrees to be joined with an anchor once its root has said that it is shared (true
+for ever, as neighbours only become more), nor to anything when the cluster is full; the other end is told that the two
+stay `Apart`. As an anchor a shared token goes on asking, for up to `flow.identify.MAX_LINKS` others. A full cluster is
+the one place where the order of events matters.
 
 What is announced has an order all the same, since the last record of a key counts. A root that has been overtaken
 may announce its profile once more when it repeats its work after a crash. But then it also hands its evidence on
@@ -167,7 +168,7 @@ class Resolver:
             self.apart(anchor, [token], full=True)
         elif token_rank(anchor) > token_rank(token):  # of one kind
             self.union(anchor, token)
-        elif not state & SHARED or kind_of(token) == kind_of(anchor):
+        else:  # be it shared: a neighbour that is counts as well when the other one is judged, and is seen then
             self._send(token, Join(anchor))
 
     def joined(self, token: str, anchor: str) -> None:
@@ -367,6 +368,7 @@ class Resolver:
                 self._say_again(token)
 
     def _say_again(self, root: str) -> None:
+        self._tokens.touch(pack(root))  # as in `evidence`
         cluster = self._cluster(root)
         cluster.told.clear()
         cluster.as_rule = None

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic, event_id
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.ports import STATE
-from pipeline.stages.identity_rows import Row, decode_row, message_decoder, pack, token_rank, unpack
+from pipeline.stages.identity_rows import Evidence, Row, decode_row, encode, message_decoder, pack, token_rank, unpack
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.normalize import KINDS
 from pipeline.stages.recompute import recompute
@@ -199,7 +199,8 @@ def test_a_former_owner_that_wakes_up_has_not_the_last_word(seed: int, partition
     assert_each_token_knows_its_profile(world)
 
 
-def test_a_former_owner_that_changed_no_row_is_noticed_as_well() -> None:
+@pytest.mark.parametrize("bare", [False, True], ids=["handed on", "say it again"])
+def test_a_former_owner_that_changed_no_row_is_noticed_as_well(bare: bool) -> None:
     made = events(random.Random(3), 40, people=1)
     world = ran(made[:20], 1)
     (heir,) = world.workers
@@ -211,7 +212,7 @@ def test_a_former_owner_that_changed_no_row_is_noticed_as_well() -> None:
         and not decode_row(rows[pack((m.key or b"").decode())]).parent
     )
     assert moved.key is not None
-    world.append(Topic.IDENTITY, moved.key, moved.value, moved.timestamp)
+    world.append(Topic.IDENTITY, moved.key, encode(Evidence([], True)) if bare else moved.value, moved.timestamp)
     world.take(heir, Topic.IDENTITY, 1)
     former = world.replaced(heir)
     for event in made[20:]:

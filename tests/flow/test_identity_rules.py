@@ -76,6 +76,39 @@ def test_a_kiosk_joins_nobody_and_what_hangs_together_stays_small(partitions: in
     assert largest_cluster(world) <= RULES.limits.shared_neighbours + 2
 
 
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_a_neighbour_that_is_shared_counts_as_one_whatever_was_known_when_it_came(partitions: int) -> None:
+    rules = ruled("[limits]\nshared_neighbours = 1\n")
+    anonymous = token("anonymous_id", 0)
+    made = [of(1, USERS[0], MAIL), of(2, USERS[1], MAIL), of(3, MAIL, anonymous), of(4, PHONE, anonymous)]
+    for order in (made, made[::-1]):
+        world = World(partitions, rules)
+        for event in order:
+            world.publish(event)
+            world.settle()
+        assert world.profiles() == expected(made, rules)
+    assert anonymous not in str(with_token(world, PHONE)["tokens"])
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_who_is_told_of_a_shared_identifier_goes_by_the_order_of_anchors_whatever_the_priorities(
+    partitions: int,
+) -> None:
+    rules = load_rules(
+        "version = 1\n[kinds]\ndevice_id = { priority = 1 }\nemail = { priority = 2, shared = 2 }\n"
+        "user_id = { priority = 3 }\n"
+    )
+    made = [of(i, MAIL, DEVICES[i]) for i in range(9)] + [of(20 + i, USERS[i], MAIL) for i in range(3)]
+    made += [of(40 + i, DEVICES[i]) for i in range(9)]
+    world = World(partitions, rules)
+    for event in made:
+        world.publish(event)
+        world.settle()
+    assert world.profiles() == expected(made, rules)
+    assert {"conflicts" in with_token(world, DEVICES[i]) for i in range(9)} == {False}
+    assert {"conflicts" in with_token(world, USERS[i]) for i in range(3)} == {True}
+
+
 def test_a_full_cluster_grows_no_more_and_nothing_is_lost() -> None:
     rules = ruled("[limits]\ncluster_tokens = 10\ncomponent_tokens = 10\n")
     made = [of(i, DEVICES[i], DEVICES[i + 1]) for i in range(100)]

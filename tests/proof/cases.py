@@ -1,0 +1,188 @@
+"""Draw random cases: rules, and what customers, kiosks, operators and broken clocks do under them.
+
+A case is a function of (seed, number) alone. Beyond the events of `tests.flow.test_identify`: kiosks, kinds that no
+rule names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, clocks that tick twice a day,
+messages without an id, names too long to be shown; and rules that bind anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline.events import Origin, ProtectedEvent, event_id
+from pipeline.stages.identity_rows import kind_of, token_rank
+from pipeline.stages.link import Rules, load_rules
+from pipeline.stages.normalize import KINDS
+from tests.flow.identity_world import COMPUTED, RULES, SHIPPED, WITHHOLD
+from tests.flow.test_identify import DAY, START, TIGHT, events, token
+
+CLOCKS = (-1, 0, 1, 4_102_444_800_000)
+"""Event times of devices that do not know the time: about 1970, and 2100."""
+LONG = "a name that is longer than what a profile shows of one " * 3
+UNLISTED = "loyalty_id"
+"""A kind that no rules name."""
+
+
+class Case(NamedTuple):
+    number: int
+    rules: Rules
+    events: list[ProtectedEvent]
+    """In the order of their raw partitions."""
+    schedule: int
+    """Seed of the order in which they arrive and of what happens meanwhile."""
+
+
+def drawn(seed: int, number: int) -> Case:
+    rng = random.Random(f"{seed}/{number}")
+    rules = rng.choice((RULES, TIGHT, TIGHT, None, None, None)) or load_rules(*rules_text(rng))
+    made, schedule = drawn_events(rng), rng.randrange(2**32)
+    if rng.random() < 0.3:
+        made = _coarse(made, rng.choice((DAY // 2, DAY)), received=rng.random() < 0.5)
+    return Case(number, rules, made, schedule)
+
+
+def salted(case: Case) -> list[ProtectedEvent]:
+    """The case's events with tokens and origins that no other case has."""
+    salt = f"case {case.number}"
+
+    def of(name: str) -> str:
+        head, _, digest = name.rpartition(".")
+        return f"{head}.{hashlib.sha256(f'{salt} {digest}'.encode()).hexdigest()[:32]}"
+
+    made = []
+    for event in case.events:
+        origin = msgspec.structs.replace(event.origin, incarnation=f"{event.origin.incarnation}{salt}")
+        tokens = {path: of(name) for path, name in event.tokens.items()}
+        made.append(_anchored(msgspec.structs.replace(event, origin=origin, tokens=tokens)))
+    return made
+
+
+def rules_text(rng: random.Random) -> tuple[str, str]:
+    """Texts of `identity.toml` and `computed.toml`."""
+    if rng.random() < 0.1:
+        return SHIPPED.replace("[consent.withhold]\n", WITHHOLD), COMPUTED
+    lines = ["version = 1", "[kinds]"]
+    names = [name for name in KINDS if rng.random() < 0.95] or list(KINDS)
+    priorities = list(range(1, len(names) + 1))
+    if rng.random() < 0.5:
+        rng.shuffle(priorities)
+    for name, priority in zip(names, priorities, strict=True):
+        kind = [f"priority = {priority}"]
+        if (limit := rng.choice((0, 0, 1, 1, 2, 3))) > 0:
+            kind.append(f"limit = {limit}")
+            if rng.random() < 0.4:
+                span = rng.choice(("1h", "12h", "1d", "3d", "30d"))
+                kind.append(f'window = "{span}"')
+        if rng.random() < 0.3:
+            kind.append(f"shared = {rng.randint(1, 4)}")
+        if priority > 1 and rng.random() < 0.1:
+            kind.append("links = false")
+        lines.append(f"{name} = {{ {', '.join(kind)} }}")
+    lines += ["[limits]", f"shared_neighbours = {rng.choice((1, 2, 3, 5, 10, 10))}"]
+    lines.append(f"cluster_tokens = {rng.choice((2, 4, 8, 15, 1_000, 1_000))}")
+    lines.append("[bounds]")
+    for name in ("event_names", "traits", "sources", "conflicts", "consents", "groups", "computed_values"):
+        if rng.random() < 0.4:
+            lines.append(f"{name} = {rng.randint(1, 4)}")
+    lines += ["[duplicates]", f"window = {rng.choice((0, 64, 64, 64))}"]
+    shown = rng.choice(('"traits.*"', '"traits.plan", "properties.*"', ""))
+    lines += ["[traits]", f"clear = [{shown}]"]
+    lines.append(f"max_bytes = {rng.choice((5, 2_048))}")
+    if rng.random() < 0.5:
+        lines.append(WITHHOLD)
+    return "\n".join(lines), COMPUTED if rng.random() < 0.6 else ""
+
+
+def drawn_events(rng: random.Random) -> list[ProtectedEvent]:
+    count = rng.choice((rng.randint(1, 8), rng.randint(1, 40), rng.randint(25, 40)))
+    made = events(rng, count, people=rng.choice((1, 2, 4, 8, 16)), decided=rng.choice((0, 0.1, 0.5)))
+    if rng.random() < 0.4:
+        made = _mixed(rng, made, _kiosk(rng))
+    if rng.random() < 0.5:
+        share = rng.choice((0.1, 0.4))
+        made = [_twisted(rng, event) if rng.random() < share else event for event in made]
+    return made
+
+
+def _mixed(rng: random.Random, one: list[ProtectedEvent], other: list[ProtectedEvent]) -> list[ProtectedEvent]:
+    """Both, each in its order."""
+    rest = [iter(one), iter(other)]
+    turns = [0] * len(one) + [1] * len(other)
+    rng.shuffle(turns)
+    return [next(rest[turn]) for turn in turns]
+
+
+def _kiosk(rng: random.Random) -> list[ProtectedEvent]:
+    """A few people in turns at one identifier, which is now and then seen alone."""
+    kind = rng.choice(("email", "phone", "device_id", "device_id", "anonymous_id"))
+    at = token(kind, rng.randrange(2))
+    made = []
+    for offset in range(rng.randint(3, 14)):
+        person = token(rng.choice(("user_id", "email", "phone", "external_id", kind)), rng.randrange(4))
+        tokens = {"kiosk": at} | ({"person": person} if rng.random() < 0.9 else {})
+        received = START + offset * rng.choice((1, 1_000, DAY // 3))
+        origin = Origin("events.raw", "", 3, offset)
+        event = ProtectedEvent(
+            "", origin, "kiosk", "track/1", "track", received, received, f"k-{offset}", "", None, tokens
+        )
+        made.append(_anchored(event))
+    return made
+
+
+def _twisted(rng: random.Random, event: ProtectedEvent) -> ProtectedEvent:
+    """With something about it that is seldom."""
+    changed: dict[str, Any] = {}
+    tokens = dict(event.tokens)
+    path, some = rng.choice(list(tokens.items()))
+    match rng.randrange(8):
+        case 0 | 1:
+            changed["time"] = rng.choice(CLOCKS)
+        case 2:
+            changed["received_at"] = rng.choice((0, CLOCKS[-1], START, START + DAY))
+        case 3:
+            tokens[f"{path}.rotated"] = f"{kind_of(some)}.2.{token('rotated', int(some[-4:], 16))[-32:]}"
+        case 4:
+            tokens["at.unlisted"] = token(UNLISTED, rng.randrange(2))
+            if rng.random() < 0.3:
+                tokens = {"at.unlisted": tokens["at.unlisted"]}
+        case 5:
+            tokens["self"] = some
+        case 6:
+            changed["message_id"] = ""
+        case 7:
+            changed |= {"event": rng.choice((LONG, LONG + "too", "Bought")), "source": rng.choice((LONG, "shop"))}
+    return _anchored(msgspec.structs.replace(event, tokens=tokens, **changed))
+
+
+def _coarse(made: list[ProtectedEvent], tick: int, *, received: bool) -> list[ProtectedEvent]:
+    """By clocks that go forward once in `tick` ms, so that much happens at one time."""
+    coarse = [msgspec.structs.replace(e, time=e.time // tick * tick) for e in made]
+    if received:
+        coarse = [msgspec.structs.replace(e, received_at=e.received_at // tick * tick) for e in coarse]
+    return coarse
+
+
+def _anchored(event: ProtectedEvent) -> ProtectedEvent:
+    return msgspec.structs.replace(
+        event, event_id=event_id(event.origin).hex(), anchor=min(event.tokens.values(), key=token_rank)
+    )
+
+
+def arriving(rng: random.Random, made: Sequence[ProtectedEvent]) -> list[ProtectedEvent]:
+    """All of them in some order, and some once more."""
+    order = list(made)
+    match rng.randrange(4):
+        case 0:
+            order.reverse()
+        case 1:
+            order.sort(key=lambda e: e.time)
+        case 2:
+            rng.shuffle(order)
+    for event in rng.choices(order, k=rng.randint(0, len(order))) if rng.random() < 0.5 else ():
+        order.insert(rng.randint(0, len(order)), event)
+    return order
