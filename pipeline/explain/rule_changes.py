@@ -63,7 +63,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _shown(path: str, before: Any, after: Any) -> tuple[str, str]:
     """Of lists that are long, or not for everybody's eyes, the number of elements alone."""
-    lists = [value for value in (before, after) if isinstance(value, list)]
+    lists = [value for value in (before, after) if isinstance(value, tuple)]
     counted = path.startswith("blocked.") or any(len(value) > _LISTED for value in lists)
     return _value(before, after, counted), _value(after, before, counted)
 
@@ -71,7 +71,7 @@ def _shown(path: str, before: Any, after: Any) -> tuple[str, str]:
 def _value(value: Any, other: Any, counted: bool) -> str:
     if value is None:
         return "absent"
-    if not isinstance(value, list):
+    if not isinstance(value, tuple):
         return msgspec.json.encode(value).decode()
     if counted:
         return f"{len(value)} entries ({len(set(value) - set(other or ()))} of them here only)"
