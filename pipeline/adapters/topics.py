@@ -186,6 +186,8 @@ class _Cluster:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise explain(error, name) from None
         self._await(made, {s.name: s.partitions for s in missing})
+        parts = [TopicPartition(s.name, n) for s in missing if s.name in made for n in range(s.partitions)]
+        self._await_answers(parts)
         if len(made) < len(missing):
             self._found = self._topics()
         return made
@@ -305,6 +307,8 @@ class _Cluster:
 
     def _await_answers(self, parts: Sequence[TopicPartition]) -> None:
         """Metadata name the leaders before these know that they are: return when each of them answers."""
+        if not parts:
+            return
         for _ in range(round(10 * self._timeout)):
             asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in parts}, request_timeout=self._timeout)
             try:
