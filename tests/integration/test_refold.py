@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from pipeline import settings, wiring
 from pipeline.adapters import control, schema_files
 from pipeline.adapters.rules_version import RulesVersion, digest_of
+from pipeline.adapters.topic_specs import SOURCES, group_name
 from pipeline.adapters.topics import as_made, topic_ids
 from pipeline.cli.main import cli
 from pipeline.errors import Misuse, SealstreamError
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import Pipeline
 from tests.integration.test_pipeline import demo
-from tests.integration.tools import ending, ends, last_values
+from tests.integration.tools import committed, ending, ends, last_values
 
 EVENTS = 1_500
 LEGS = "protect,identify"
@@ -83,7 +84,8 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     pipeline.produce(demo(EVENTS))
     assert '"version": "files"' in worked(pipeline)
     before = last_values(pipeline.read(Topic.PROFILES))
-    changelogs = wiring.refold_plan(config_of(pipeline)).changelogs
+    config = config_of(pipeline)
+    changelogs = wiring.refold_plan(config).changelogs
     old = topic_ids(pipeline.bootstrap, changelogs)
     made = as_made(pipeline.bootstrap, None, changelogs)
 
@@ -93,7 +95,10 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     for step in STEPS:
         refolded_until(pipeline, step)
         with pytest.raises(Misuse, match="refold` has not come to its end"):
-            wiring._makers(["identify"], config_of(pipeline))["identify"]()
+            wiring._makers(["identify"], config)["identify"]()
+        if step == "moving":
+            with pytest.raises(Misuse, match="refold` has not come to its end"):
+                wiring.resize(config, 12, lambda *_: None).run()
     code, out = said(pipeline, "identity", "refold")
     assert code == 0, out
     assert "an earlier run had not come to its end" in out
@@ -102,10 +107,16 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     assert not set(old.values()) & set(new.values())
     assert as_made(pipeline.bootstrap, None, changelogs) == made
 
-    messages = ends(pipeline.bootstrap, pipeline.prefix + Topic.IDENTITY)
+    sources = [pipeline.prefix + topic for topic in SOURCES["identify"]]
+    events, messages = (ends(pipeline.bootstrap, name) for name in sources)
+    assert sum(messages.values()) > 0
+    assert committed(pipeline.bootstrap, group_name("identify", prefix=pipeline.prefix), sources) == {
+        **{(sources[0], partition): 0 for partition in events},
+        **{(sources[1], partition): end for partition, end in messages.items()},
+    }
     stand = ends(pipeline.bootstrap, pipeline.prefix + Topic.PROFILES)
     worked(pipeline, "identify")
-    assert ends(pipeline.bootstrap, pipeline.prefix + Topic.IDENTITY) != messages
+    assert ends(pipeline.bootstrap, sources[1]) != messages
     assert ends(pipeline.bootstrap, pipeline.prefix + Topic.PROFILES) != stand, "they were folded"
     assert last_values(pipeline.read(Topic.PROFILES)) == before
     assert findings(pipeline) == set()
