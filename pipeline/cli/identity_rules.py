@@ -190,7 +190,7 @@ def _tell_applied(found: _Applied, compared: bool) -> None:
     for change in found.changes:
         click.echo(f"  {change.path}: {change.before} → {change.after}{_HOLDS[change.takes]}")
     if compared and not found.changes:
-        click.echo("  the same rules in another text")
+        click.echo("  no rule differs from what was in force")
     click.echo("next: restart the workers, one after the other")
     if found.refold:
         click.echo("then, for earlier events: stop the identify workers, `sealstream identity refold`, start them")

@@ -1,6 +1,8 @@
 """Rules by version, and the identify leg's state anew, on a real broker.
 
-Mutations seen red:
+Mutations seen red: events or messages are not passed to where they must be; no marker, or for ever, or nobody heeds it,
+or a refused deletion leaves it; one changelog stays, or both; they are made by other settings, or by what an
+interruption has left; members are not looked at; workers, or `verify`, go by the files; a resize passes over it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline import settings, wiring
-from pipeline.adapters import control, schema_files
+from pipeline.adapters import control, refold, schema_files
+from pipeline.adapters import topics as topics_module
 from pipeline.adapters.rules_version import RulesVersion, digest_of
 from pipeline.adapters.topic_specs import SOURCES, group_name
 from pipeline.adapters.topics import as_made, topic_ids
@@ -21,7 +24,7 @@ from pipeline.errors import Misuse, SealstreamError
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import Pipeline
 from tests.integration.test_pipeline import demo
-from tests.integration.tools import committed, ending, ends, last_values
+from tests.integration.tools import committed, ending, ends, last_values, produce
 
 EVENTS = 1_500
 LEGS = "protect,identify"
@@ -62,6 +65,14 @@ def findings(pipeline: Pipeline) -> set[str]:
     return {finding["check"] for finding in found} - {"behind"}
 
 
+def standing(config: settings.Settings) -> dict[bytes, bytes]:
+    return control.standing(config.bootstrap(), {}, config.topic_prefix + Topic.CONTROL)
+
+
+def refuse(*_: object) -> None:
+    raise Misuse("no right to delete")
+
+
 class Interrupted(Exception):
     pass
 
@@ -92,6 +103,13 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     code, out = said(pipeline, "identity", "refold", "--dry-run", "--json")
     assert (code, json.loads(out)["events"]) == (0, len(pipeline.read(Topic.PROTECTED)))
     assert topic_ids(pipeline.bootstrap, changelogs) == old
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topics_module, "remove", refuse)
+        assert said(pipeline, "identity", "refold") == (2, "no right to delete")
+    assert not refold.begun(standing(config)), "a broker that refuses leaves nothing behind"
+    produce(
+        pipeline.bootstrap, pipeline.prefix + Topic.IDENTITY, [(b"%d" % n, b"of the earlier state") for n in range(9)]
+    )
     for step in STEPS:
         refolded_until(pipeline, step)
         with pytest.raises(Misuse, match="refold` has not come to its end"):
