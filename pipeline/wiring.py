@@ -8,18 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from .adapters import keyfile, schema_files
+from .adapters import control, keyfile, refold, rules_version, schema_files
 from .adapters.memory_table import MemoryTable
 from .adapters.positions import Positions
 from .adapters.reader import Reader
+from .adapters.refold import Refold
 from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
+from .adapters.rules_version import RulesVersion
 from .adapters.standstill import blockers
-from .adapters.topics import CHANGELOGS, Spec, changelog_name, specs, topic_ids
+from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
@@ -47,9 +50,9 @@ def key_ring(config: Settings) -> KeyRing:
     return keyfile.load(config.keys_path())
 
 
-def tokens(config: Settings) -> Tokens:
+def tokens(config: Settings, rules: Rules) -> Tokens:
     """Return the makers of tokens, of the key ring."""
-    return Tokens(key_ring(config).tokenizer(cached=0), identity_rules(config).blocked)
+    return Tokens(key_ring(config).tokenizer(cached=0), rules.blocked)
 
 
 def identity_rules(config: Settings, given: Path | None = None) -> Rules:
@@ -57,11 +60,44 @@ def identity_rules(config: Settings, given: Path | None = None) -> Rules:
 
     Computed traits are those of `computed.toml` beside them; without that file there are none.
     """
+    return rules_of(rules_texts(config, given))
+
+
+def rules_texts(config: Settings, given: Path | None = None) -> RulesVersion:
+    """What `identity_rules` reads, unchecked."""
     path = given or schema_files.directory(config.schema_dir) / "identity.toml"
     if given is None and not path.exists():
         path = schema_files.directory(None) / "identity.toml"
-    computed = path.with_name("computed.toml")
-    return load_rules(_rules_text(path), _rules_text(computed) if computed.exists() else "")
+    beside = path.with_name("computed.toml")
+    rules, computed = _rules_text(path), _rules_text(beside) if beside.exists() else ""
+    return RulesVersion(0, rules, computed, rules_version.digest_of(rules, computed))
+
+
+def rules_of(version: RulesVersion) -> Rules:
+    try:
+        return load_rules(version.rules, version.computed)
+    except Misuse as error:
+        if not version.version:
+            raise
+        raise Misuse(f"version {version.version} on control: {error}") from None
+
+
+def version_in_force(config: Settings) -> RulesVersion:
+    """Return the rules that were applied last, else those of the files. Needs the broker."""
+    return rules_version.last(*_kafka(config), _topic_of(config, Topic.CONTROL)) or rules_texts(config)
+
+
+def rules_in_force(config: Settings) -> Rules:
+    """Return the rules that were applied last; without a broker, or if there are none, those of the files."""
+    return identity_rules(config) if config.kafka is None else rules_of(version_in_force(config))
+
+
+def apply_rules(config: Settings, version: RulesVersion) -> None:
+    rules_version.put(*_kafka(config), _topic_of(config, Topic.CONTROL), version)
+
+
+def _kafka(config: Settings) -> tuple[str, dict[str, str]]:
+    return config.bootstrap(), config.security()
 
 
 def _rules_text(path: Path) -> str:
@@ -74,12 +110,9 @@ def _rules_text(path: Path) -> str:
 
 
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
+    """With the rules of the files."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
     return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes)
-
-
-def identify_leg(config: Settings) -> IdentifyLeg:
-    return IdentifyLeg(identity_rules(config))
 
 
 def watch_leg(config: Settings) -> WatchLeg:
@@ -188,15 +221,34 @@ def resize_plan(config: Settings) -> Plan:
 
 
 def resize(config: Settings, to: int, progress: Progress) -> Resize:
-    kafka = config.bootstrap(), config.security()
+    kafka = _kafka(config)
 
     def blocked(begun: bool) -> list[str]:
         # a raw record is protected wherever it is, and once begun nobody can consume
         may_wait = (Topic.RAW,) if begun else ()
+        began = refold.begun(control.standing(*kafka, config.topic_prefix + Topic.CONTROL))
         with positions(config) as at:
-            return list(blockers(*kafka, at, may_wait, prefix=config.topic_prefix, group=config.group))
+            found = list(blockers(*kafka, at, may_wait, prefix=config.topic_prefix, group=config.group))
+        return [refold.UNFINISHED, *found] if began else found
 
     return Resize(*kafka, resize_plan(config), to, blocked, progress)
+
+
+def refold_plan(config: Settings) -> refold.Plan:
+    leg = IdentifyLeg.name
+    return refold.Plan(
+        control=_topic_of(config, Topic.CONTROL),
+        leg=leg,
+        group=group_name(leg, prefix=config.topic_prefix, group=config.group),
+        events=Topic.PROTECTED,
+        messages=Topic.IDENTITY,
+        sources=tuple(_topic_of(config, topic) for topic in IdentifyLeg.sources),
+        changelogs=tuple(_topic_of(config, f"{leg}/{table}") for table in IdentifyLeg.tables),
+    )
+
+
+def refolding(config: Settings, tell: refold.Tell) -> Refold:
+    return Refold(*_kafka(config), refold_plan(config), lambda: positions(config), tell)
 
 
 def work(names: Sequence[str], config: Settings) -> int:
@@ -218,14 +270,39 @@ def work(names: Sequence[str], config: Settings) -> int:
         session_timeout=config.session_seconds,
         compression=config.compression,
     )
-    make: dict[str, Callable[[], Leg]] = {
-        "protect": lambda: protect_leg(config, key_ring(config)),
-        "identify": lambda: identify_leg(config),
-        "watch": lambda: watch_leg(config),
-    }
+    makers = _makers(names, config)
     metrics = PrometheusMetrics()
     with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
-        return run([make[name]() for name in names], engine, metrics)
+        return run(makers, engine, metrics)
+
+
+def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Leg]]:
+    """Leg → the function that makes it, with the rules in force; what needs no broker is read now."""
+    import structlog
+
+    log = structlog.get_logger(__name__)
+
+    @cache
+    def standing() -> dict[bytes, bytes]:
+        return control.standing(*_kafka(config), _topic_of(config, Topic.CONTROL))
+
+    @cache
+    def rules() -> Rules:
+        version = rules_version.of(standing()) or rules_texts(config)
+        made = rules_of(version)
+        log.info("identity rules", version=version.version or "files", digest=version.digest)
+        return made
+
+    def identify() -> Leg:
+        if refold.begun(standing()):
+            raise Misuse(refold.UNFINISHED)
+        return IdentifyLeg(rules())
+
+    makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
+    if "protect" in names:
+        registry, ring = schema_files.load(config.schema_dir), key_ring(config)
+        makers["protect"] = lambda: ProtectLeg(registry, ring, rules().blocked, max_event_bytes=config.max_event_bytes)
+    return {name: makers[name] for name in names}
 
 
 def profile_store(config: Settings) -> ProfileStore:

@@ -1,4 +1,4 @@
-"""Where topics begin and end, and what the legs' groups have committed. No group is joined.
+"""Where topics begin and end, and what the legs' groups have committed; and committed anew. No group is joined.
 
 By `Consumer.committed`: the admin client's call crashes now and then while a group rebalances (docs/decisions.md).
 """
@@ -21,6 +21,12 @@ NO_COORDINATOR = {
     KafkaError.NOT_COORDINATOR,
 }
 """What Kafka says of a group that nobody has joined, and while it looks for its coordinator."""
+_NOT_EMPTY = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+"""What Kafka says to a commit from outside of a group that has members."""
 
 
 class Positions:
@@ -69,6 +75,16 @@ class Positions:
                 return {}
             raise unreachable(error) from None
         return {p.partition: p.offset for p in found if p.offset >= 0}
+
+    def move(self, leg: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Commit partition → offset for a leg whose group nobody is in; `Misuse` if somebody is."""
+        wanted = [TopicPartition(self._prefix + topic, number, offset) for number, offset in offsets.items()]
+        try:
+            self._groups[leg].commit(offsets=wanted, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_EMPTY:
+                raise Misuse(f"somebody works on {leg}: stop its workers, then try again") from None
+            raise unreachable(error) from None
 
     def behind(self) -> dict[str, int]:
         """Leg → records of its input that it has not committed."""

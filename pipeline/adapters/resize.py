@@ -29,7 +29,7 @@ from zlib import crc32
 import msgspec
 
 from ..errors import Fatal, Misuse
-from . import topics
+from . import control, topics
 from .partitioner import partitions
 from .reader import Found, Reader
 from .topic_specs import CHANGELOG, CLAIM
@@ -118,14 +118,15 @@ class _Earlier(msgspec.Struct, frozen=True):
 _EARLIER = b"partitions/earlier"
 
 
-def earlier_counts(bootstrap: str, security: Mapping[str, str], control: str) -> tuple[int, ...]:
+def earlier_counts(bootstrap: str, security: Mapping[str, str], topic: str) -> tuple[int, ...]:
     """How many partitions the topics had before they grew, ascending. Raises as `Reader` does."""
-    earlier: tuple[int, ...] = ()
-    with Reader(bootstrap, security, control) as reader:
-        for record in reader:
-            if record.key == _EARLIER and record.value is not None:
-                earlier = tuple(msgspec.json.decode(record.value, type=_Earlier).partitions)
-    return earlier
+    return earlier_of(control.standing(bootstrap, security, topic))
+
+
+def earlier_of(standing: Mapping[bytes, bytes]) -> tuple[int, ...]:
+    """The same, of what stands on `control`."""
+    value = standing.get(_EARLIER)
+    return () if value is None else tuple(msgspec.json.decode(value, type=_Earlier).partitions)
 
 
 class Resize:
@@ -181,9 +182,8 @@ class Resize:
         earlier = earlier_counts(*self._kafka, self._plan.control)
         more = {counts[name] for name in self._plan.sources} - {self._to, *earlier}
         if more:
-            writer = Writer(*self._kafka)
-            writer.send(self._plan.control, _EARLIER, msgspec.json.encode(_Earlier(sorted({*earlier, *more}))))
-            writer.flush()
+            value = msgspec.json.encode(_Earlier(sorted({*earlier, *more})))
+            control.put(*self._kafka, self._plan.control, _EARLIER, value)
 
     def _grow(self, names: Sequence[str]) -> None:
         self._progress(f"growing {', '.join(names)}", 0, len(names))

@@ -1,4 +1,4 @@
-"""Topics on a cluster: made where missing, compared where present, never altered but by `grow`.
+"""Topics on a cluster: made where missing, compared where present, never altered but by `grow` and `remove`.
 
 An existing topic is the operator's: a difference is reported with what to do, and nothing is changed, since more
 partitions would move keys (`adapters.resize` moves the rows as well), and less retention would delete records.
@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    ConfigSource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from ..errors import Misuse, SealstreamError, Transient
 from .topic_specs import CHANGELOGS, Spec, changelog_name, differences, group_name, specs
@@ -27,12 +35,15 @@ __all__ = [
     "TopicReport",
     "admin_config",
     "apply",
+    "as_made",
     "changelog_name",
     "check",
     "counts",
     "explain",
     "group_name",
     "grow",
+    "present",
+    "remove",
     "specs",
     "topic_ids",
 ]
@@ -109,6 +120,13 @@ def counts(
     return _Cluster(bootstrap, security, timeout).counts(names)
 
 
+def present(
+    bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], *, timeout: float = 15.0
+) -> dict[str, int]:
+    """As `counts`, of those that are there."""
+    return _Cluster(bootstrap, security, timeout).present(names)
+
+
 def grow(
     bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], to: int, *, timeout: float = 15.0
 ) -> None:
@@ -117,6 +135,21 @@ def grow(
     Raises `Transient` and `Misuse` as `apply` does; some of the topics may have grown then.
     """
     _Cluster(bootstrap, security, timeout).grow(names, to)
+
+
+def as_made(
+    bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], *, timeout: float = 15.0
+) -> list[Spec]:
+    """Return how topics are: partitions, copies, and what was configured of them. Raises as `counts` does."""
+    return _Cluster(bootstrap, security, timeout).as_made(sorted(set(names)))
+
+
+def remove(bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], *, timeout: float = 15.0) -> None:
+    """Delete topics, those that are there; return when the broker no longer names them.
+
+    Raises `Transient` and `Misuse` as `apply` does; some of them may be deleted then.
+    """
+    _Cluster(bootstrap, security, timeout).remove(names)
 
 
 class _Cluster:
@@ -153,6 +186,8 @@ class _Cluster:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise explain(error, name) from None
         self._await(made, {s.name: s.partitions for s in missing})
+        parts = [TopicPartition(s.name, n) for s in missing if s.name in made for n in range(s.partitions)]
+        self._await_answers(parts)
         if len(made) < len(missing):
             self._found = self._topics()
         return made
@@ -198,25 +233,62 @@ class _Cluster:
             reports.append(TopicReport(spec.name, State.DIFFERS if found else State.OK, tuple(found)))
         return reports
 
+    def as_made(self, names: Sequence[str]) -> list[Spec]:
+        self.counts(names)
+        made = []
+        for name, entries in self._entries(names).items():
+            given = {
+                key: str(entry.value)
+                for key, entry in entries.items()
+                if entry.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+            }
+            made.append(Spec(name, *_shape(self._found[name]), given))
+        return made
+
+    def remove(self, names: Iterable[str]) -> None:
+        if self._mock:
+            raise Misuse("the embedded broker's topics cannot be deleted")
+        present = sorted(set(names) & self._found.keys())
+        if not present:
+            return
+        for name, future in self._admin.delete_topics(present, operation_timeout=self._timeout).items():
+            try:
+                self._result(future)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise explain(error, name) from None
+        for _ in range(round(10 * self._timeout)):
+            if not self._topics().keys() & set(present):
+                return
+            time.sleep(0.1)
+        raise Transient("Kafka has not deleted the topics yet; try again")
+
     def _configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        entries = self._entries(names)
+        return {name: {key: str(entry.value) for key, entry in found.items()} for name, found in entries.items()}
+
+    def _entries(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not names:
             return {}
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        configs = {}
+        found = {}
         for resource, future in self._admin.describe_configs(asked, request_timeout=self._timeout).items():
             try:
-                entries = self._result(future)
+                found[resource.name] = self._result(future)
             except KafkaException as error:
                 raise explain(error, resource.name) from None
-            configs[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
-        return configs
+        return found
 
     def counts(self, names: Iterable[str]) -> dict[str, int]:
         names = sorted(set(names))
-        missing = [name for name in names if name not in self._found]
+        found = self.present(names)
+        missing = [name for name in names if name not in found]
         if missing:
             raise Misuse(f"topics are missing: {', '.join(missing)}; run `sealstream topics apply`")
-        return {name: len(self._found[name].partitions) for name in names}
+        return found
+
+    def present(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: len(self._found[name].partitions) for name in sorted(set(names)) if name in self._found}
 
     def grow(self, names: Iterable[str], to: int) -> None:
         if self._mock:
@@ -235,6 +307,8 @@ class _Cluster:
 
     def _await_answers(self, parts: Sequence[TopicPartition]) -> None:
         """Metadata name the leaders before these know that they are: return when each of them answers."""
+        if not parts:
+            return
         for _ in range(round(10 * self._timeout)):
             asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in parts}, request_timeout=self._timeout)
             try:
@@ -289,7 +363,7 @@ def _hex(uuid: Any) -> str:
 
 
 _REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE, ALTER or DESCRIBE_CONFIGS on topics",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE, ALTER, DELETE or DESCRIBE_CONFIGS on topics",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the Kafka user lacks CREATE on the cluster",
     KafkaError.SASL_AUTHENTICATION_FAILED: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",
     KafkaError._AUTHENTICATION: "Kafka refuses user or password; see SEALSTREAM_KAFKA_USERNAME",
@@ -298,6 +372,7 @@ _REFUSED = {
     KafkaError.INVALID_PARTITIONS: "Kafka refuses this number of partitions; see SEALSTREAM_PARTITIONS",
     KafkaError.TOPIC_EXCEPTION: "Kafka refuses the name; see SEALSTREAM_GROUP",
     KafkaError.INVALID_CONFIG: "Kafka refuses a configuration of ours; Kafka 3.9 or newer is needed",
+    KafkaError.TOPIC_DELETION_DISABLED: "the brokers have delete.topic.enable=false",
     KafkaError.POLICY_VIOLATION: "the cluster's policy refuses the topic; ask who runs it",
     KafkaError._INVALID_ARG: "Kafka settings do not fit together; see SEALSTREAM_KAFKA_SECURITY",
 }

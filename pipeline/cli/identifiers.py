@@ -19,6 +19,7 @@ from ..events import Topic
 from ..explain.evidence import Sighting, gather
 from ..explain.names import tokens_of
 from ..stages import dump
+from ..stages.link import Rules
 from ..stages.tokenize import Tokens
 
 T = TypeVar("T")
@@ -28,12 +29,21 @@ key_option = click.option(
     "--keys", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key file; default SEALSTREAM_KEY_FILE."
 )
 rules_option = click.option(
-    "--rules", type=click.Path(path_type=Path, dir_okay=False), help="Default: identity.toml of the schemas."
+    "--rules",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Default: those in force on the broker; with FILE, identity.toml of the schemas.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with whole tokens.")
 
 
-def named(config: settings.Settings, *texts: str) -> list[list[str]]:
+def rules_of(config: settings.Settings, file: BinaryIO | None, given: Path | None) -> Rules:
+    """Return the rules of `given`; else those in force, if the events are the broker's; else those of the schemas."""
+    from .. import wiring
+
+    return wiring.rules_in_force(config) if file is None and given is None else wiring.identity_rules(config, given)
+
+
+def named(config: settings.Settings, rules: Rules, *texts: str) -> list[list[str]]:
     """Return the tokens that each text may stand for, the latest key version first (`explain.names`).
 
     Of `kind:-` the value is read from a prompt, or from standard input, a line each.
@@ -42,7 +52,7 @@ def named(config: settings.Settings, *texts: str) -> list[list[str]]:
 
     @cache
     def tokens() -> Tokens:
-        return wiring.tokens(config)
+        return wiring.tokens(config, rules)
 
     now = int(time.time() * 1000)
     return [tokens_of(_asked(text), tokens, now) for text in texts]

@@ -12,7 +12,8 @@ import click
 from .. import settings
 from .identity_ask import explain, stats, timeline
 from .identity_decide import cut, link
-from .identity_rules import check, plan
+from .identity_refold import refold
+from .identity_rules import apply, check, plan, rules
 from .remap import remap
 
 
@@ -27,7 +28,7 @@ def identity() -> None:
     """
 
 
-for _command in (explain, timeline, stats, link, cut, check, plan):
+for _command in (explain, timeline, stats, link, cut, check, plan, apply, rules, refold):
     identity.add_command(_command)
 
 

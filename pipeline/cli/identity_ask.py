@@ -42,12 +42,11 @@ def explain(
       sealstream identity explain user_id:c-10001 email:-
       sealstream identity explain email.1.9b0c…(32 hex) device_id:f3a1 protected.jsonl --json
     """
-    from .. import wiring
     from ..explain.chain import explain as answer
 
     config = settings.load(key_file=key_file)
-    chosen = wiring.identity_rules(config, rules)
-    names = identifiers.named(config, left, right)
+    chosen = identifiers.rules_of(config, file, rules)
+    names = identifiers.named(config, chosen, left, right)
     found = identifiers.events(config, file)
     known = {token for event in found for token in event.everything()}
     one, other = (next((t for t in tokens if t in known), tokens[0]) for tokens in names)
@@ -98,12 +97,11 @@ def timeline(profile: str, file: BinaryIO | None, rules: Path | None, key_file: 
       sealstream identity timeline user_id:c-10001
       sealstream identity timeline 3f2a…(32 hex) protected.jsonl --json
     """
-    from .. import wiring
     from ..explain.timeline import timeline as told
 
     config = settings.load(key_file=key_file)
-    chosen = wiring.identity_rules(config, rules)
-    names = None if PROFILE.match(profile) else identifiers.named(config, profile)[0]
+    chosen = identifiers.rules_of(config, file, rules)
+    names = None if PROFILE.match(profile) else identifiers.named(config, chosen, profile)[0]
     found = identifiers.events(config, file)
     token = _founder(found, chosen, profile) if names is None else _seen(found, names)
     answer = told(found, chosen, token, identifiers.bar_of("moments"))
@@ -174,11 +172,10 @@ def stats(file: BinaryIO | None, rules: Path | None, more_than: int, as_json: bo
       sealstream identity stats
       sealstream identity stats protected.jsonl --devices 5 --json
     """
-    from .. import wiring
     from ..explain.stats import stats as count
 
     config = settings.load()
-    chosen = wiring.identity_rules(config, rules)
+    chosen = identifiers.rules_of(config, file, rules)
     found = count(identifiers.events(config, file), chosen, more_than)
     if as_json:
         click.echo(msgspec.json.encode(found))

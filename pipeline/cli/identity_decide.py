@@ -79,7 +79,7 @@ def _decide(
     from .. import wiring
 
     config = settings.load(key_file=key_file)
-    one, other = (tokens[0] for tokens in identifiers.named(config, left, right))
+    one, other = (tokens[0] for tokens in identifiers.named(config, wiring.rules_in_force(config), left, right))
     if one == other:
         raise Misuse("A and B are the same identifier")
     if not reason.strip():

@@ -31,9 +31,9 @@ def verify(ctx: click.Context, as_json: bool, wait: float) -> None:
     """Prove that nothing was lost and nothing counted twice, by what stands on the topics.
 
     Reads them without a worker or a key, and commits nothing. Every raw record must have come out once, as protected or
-    as rejected; profiles must be what independent code makes of the events; tables must count each event once. Hold
-    producers back meanwhile: what is still moving cannot be proved. Exit code 1 for a finding; the first origins that
-    it concerns are named. Needs disk for a copy of events.protected in TMPDIR.
+    as rejected; profiles must be what independent code makes of the events, by the rules in force; tables must count
+    each event once. Hold producers back meanwhile: what is still moving cannot be proved. Exit code 1 for a finding;
+    the first origins that it concerns are named. Needs disk for a copy of events.protected in TMPDIR.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def verify(ctx: click.Context, as_json: bool, wait: float) -> None:
     from ..verify.run import verify as run
 
     config = settings.load()
-    rules = wiring.identity_rules(config)
+    rules = wiring.rules_in_force(config)
     began = time.monotonic()
     with wiring.snapshot(config, wait, _waiting) as snapshot:
         report = run(snapshot, rules, progress=_progress)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,34 +17,40 @@ from ..ports import Leg, LegState, Metrics
 from . import records, requirements
 from .engine import EngineConfig, LegEngine
 from .journal import Journal
-from .startup import await_topics
+from .startup import answered, await_topics
 
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 10.0
+T = TypeVar("T")
 
 
-def run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics) -> int:
+Makers = Mapping[str, Callable[[], Leg]]
+"""Leg → the function that makes it; it may ask the broker, which answers, or raise `Transient`."""
+
+
+def run(makers: Makers, config: EngineConfig, metrics: Metrics) -> int:
     """Block until SIGTERM or SIGINT (0: everything taken in is durable and committed), or a failure (its exit code)."""
     requirements.check()
     records.install()
     gc.set_threshold(50_000, 20, 100)  # batches allocate by the ten thousand and free by reference count
     with Journal(Path(config.state_dir)) as journal:
-        return asyncio.run(_run(legs, config, metrics, journal))
+        return asyncio.run(_run(makers, config, metrics, journal))
 
 
-async def _run(legs: Sequence[Leg], config: EngineConfig, metrics: Metrics, journal: Journal) -> int:
+async def _run(makers: Makers, config: EngineConfig, metrics: Metrics, journal: Journal) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    for leg in legs:
-        metrics.state(leg.name, LegState.WAITING)
+    for leg_name in makers:
+        metrics.state(leg_name, LegState.WAITING)
     engines: list[LegEngine] = []
     try:
-        incarnations = await _until(stopping, await_topics(config, _topics(legs, config)))
-        if incarnations is None:
+        ready = await _until(stopping, _ready(makers, config))
+        if ready is None:
             return 0
+        legs, incarnations = ready
         engines = [LegEngine(leg, config, metrics, incarnations, journal) for leg in legs]
         failed = await _serve(engines, stopping)
     except SealstreamError as e:
@@ -74,7 +80,12 @@ def _topics(legs: Sequence[Leg], config: EngineConfig) -> list[list[str]]:
     ]
 
 
-async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, dict[str, str]]) -> dict[str, str] | None:
+async def _ready(makers: Makers, config: EngineConfig) -> tuple[list[Leg], dict[str, str]]:
+    legs = await answered(lambda: [make() for make in makers.values()], config.bootstrap)
+    return legs, await await_topics(config, _topics(legs, config))
+
+
+async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     task = asyncio.create_task(work)
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

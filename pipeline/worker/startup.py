@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from confluent_kafka import KafkaException
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 
-async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return the topics' incarnations (topic ids).
 
-    A broker that is away is waited for without end, with backoff, and said so once.
-
-    Raises:
-        Misuse: a topic is missing, or co-partitioned topics differ in their number of partitions from each other,
-            or from `config.partitions`.
-    """
+async def answered(ask: Callable[[], T], bootstrap: str) -> T:
+    """Return what `ask` does, in a thread. A broker that is away is waited for without end, with backoff, said once."""
     wait = 0.5
     said = False
     while True:
         try:
-            counts = await asyncio.to_thread(_partition_counts, config)
-            names = sorted({t for group in groups for t in group})
-            ids = await asyncio.to_thread(topic_ids, config.bootstrap, names)
+            answer = await asyncio.to_thread(ask)
             break
         except (KafkaException, Transient):
             if not said:
-                log.warning("broker does not answer, waiting for it", bootstrap=config.bootstrap)
+                log.warning("broker does not answer, waiting for it", bootstrap=bootstrap)
                 said = True
             await asyncio.sleep(wait)
             wait = min(wait * 2, 5.0)
     if said:
         log.info("broker answers")
+    return answer
+
+
+async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the topics' incarnations (topic ids); waits for the broker as `answered` does.
+
+    Raises:
+        Misuse: a topic is missing, or co-partitioned topics differ in their number of partitions from each other,
+            or from `config.partitions`.
+    """
+    names = sorted({t for group in groups for t in group})
+    counts, ids = await answered(
+        lambda: (_partition_counts(config), topic_ids(config.bootstrap, names)), config.bootstrap
+    )
     for group in groups:
         missing = [t for t in group if t not in counts]
         if missing:

@@ -180,7 +180,7 @@ def main() -> int:
         checkpoint_records=1000,
         commit_seconds=0.05,
     )
-    return run.run([TallyLeg(args.raise_at, Path(args.state_dir))], config, PrometheusMetrics())
+    return run.run({TallyLeg.name: lambda: TallyLeg(args.raise_at, Path(args.state_dir))}, config, PrometheusMetrics())
 
 
 if __name__ == "__main__":
