@@ -226,7 +226,7 @@ class IdentifyPartition:
                 self._overflow += 1
             elif new:
                 self._resolver.join(anchor, token)
-        elif token.startswith(GROUP):
+        elif token.startswith(GROUP) and not links(kind_of(token)):
             self._resolver.visit(token, anchor, event.time)
             row.latest = max(row.latest, event.time)
         if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:

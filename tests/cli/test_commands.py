@@ -108,7 +108,7 @@ def test_all_that_the_public_sdk_sends_is_protected_and_joins_profiles() -> None
     assert protected.returncode == 0
     profiles = lines(sealstream("identity", "recompute", "-", stdin=protected.stdout))
     assert profiles
-    assert sum(sum(p["events"].values()) for p in profiles) == 80
+    assert sum(sum(p.get("events", {}).values()) for p in profiles) == 80
     backwards = b"\n".join(reversed(protected.stdout.splitlines()))
     assert lines(sealstream("identity", "recompute", "-", stdin=backwards)) == profiles
 

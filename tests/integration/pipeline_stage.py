@@ -43,7 +43,7 @@ class Pipeline:
             input=stdin,
             capture_output=True,
             env={**os.environ, **self.env},
-            timeout=120,
+            timeout=600,
             check=False,
         )
 
