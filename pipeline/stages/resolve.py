@@ -262,19 +262,21 @@ class Resolver:
 
     def member(self, token: str, anchor: str, visits: Visits) -> None:
         """An event of `anchor` named the group `token`, of this partition, which is in no cluster with others."""
-        row = self.row(token)
+        row, cluster = self.row(token), self._cluster(token)
         before = row.members.get(anchor)
         after = joined(before, visits)
         if after == before:
             if token in self._announced:
                 return
+            self._tokens.touch(pack(token))  # as in `evidence`
         else:
+            if not row.members:  # it may have been announced under the id of a group before, in a life that is lost
+                cluster.mentioned[token] = None
             row.members[anchor] = after
             if len(row.members) > self._rules.bounds.members:
                 del row.members[max(row.members)]
                 row.crowd = True
             self._changed[token] = row
-        cluster = self._cluster(token)
         if cluster.stale is not None:
             cluster.stale[token] = None
         self._touched[token] = None

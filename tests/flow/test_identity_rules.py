@@ -1,6 +1,6 @@
 """What the rules of identity do to profiles, one rule after the other, through the identify leg itself.
 
-Mutations seen red: see the list at the end of this docstring in `tests/flow/test_identify.py`, and: a shared token's
+Mutations seen red: a shared token's
 owner goes on joining; nobody is told of a shared token; a full cluster goes on growing; a profile that comes out of
 another one does not say so; a conflict shows on one side only; a link is held back by limits.
 """
