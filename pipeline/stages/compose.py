@@ -52,6 +52,11 @@ class Said(NamedTuple):
     more_conflicts: int
 
 
+def with_seen(said: Said, seen: Mapping[str, tuple[int, int]]) -> Said:
+    """The same, with other times."""
+    return said._replace(seen=msgspec.Raw(_encode(seen)) if seen else _NONE)
+
+
 def said(tokens: list[str], seen: Mapping[str, tuple[int, int]], conflicts: Sequence[Conflict], most: int) -> Said:
     """`tokens`, `seen` and `conflicts` are sorted; of conflicts, `most` are shown."""
     by_kind: dict[str, list[str]] = {}

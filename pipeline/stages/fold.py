@@ -150,6 +150,9 @@ def sight(row: Row, event: Event, token: str, most: int) -> bool | None:
     if new and sum(map(len, facts.links.values())) >= most * LINK.size:
         return None
     facts.links[prefix] = after
+    if not new and time > row.latest:
+        facts.sighted += 1  # only the day is another
+        return False
     facts.linked += 1
     row.latest = max(row.latest, time)
     return new

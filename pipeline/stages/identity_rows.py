@@ -84,7 +84,9 @@ class Facts(msgspec.Struct, array_like=True, gc=False):
     decisions: dict[str, tuple[int, bytes, bool]] = {}
     """What an operator said of this token and another one: event time, event id, link (or cut)."""
     linked: int = 0
-    """How often links or decisions changed."""
+    """How often links or decisions changed, but for their last days."""
+    sighted: int = 0
+    """How often last days of links changed."""
 
 
 class Seen(msgspec.Struct, array_like=True, gc=False):

@@ -71,6 +71,8 @@ class Partitioner:
         self._shared_at = {name: rules.shared_at(name) for name in rules.kinds}
         self._few = min(self._shared_at.values())  # among so many tokens none is shared
         self._most = rules.limits.cluster_tokens
+        self.windows = any(kind.window for kind in rules.kinds.values())
+        """Do first times matter to more than `seen` and to the order of links?"""
 
     def divide(self, known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str]) -> Partition:
         """`known`: of the members that have any. `apart`: tokens outside that links may lead to → the rule.
@@ -114,6 +116,21 @@ class Partitioner:
             return None
         tokens = sorted(leader)
         return Partition([Part(tokens, {t: seen[t] for t in tokens if t in seen}, [])], set(), plain=True)
+
+    def seen(self, known: Mapping[str, Facts], tokens: Collection[str]) -> dict[str, tuple[int, int]]:
+        """`Part.seen` of a person who is known to be one."""
+        seen: dict[str, tuple[int, int]] = {}
+        mine = set(tokens)
+        for anchor in tokens:
+            facts = known.get(anchor)
+            if facts is None:
+                continue
+            if facts.births:
+                _note(seen, anchor, facts.first, facts.last // DAY * DAY)
+            for token, time, _, day in self._links(anchor, facts):
+                if token in mine:
+                    _note(seen, token, time, day * DAY)
+        return {token: seen[token] for token in tokens if token in seen}
 
     def _links(self, anchor: str, facts: Facts) -> Iterator[tuple[str, int, bytes, int]]:
         """Yield (other token, first time, first event's id, last day) of the links that count."""

@@ -32,7 +32,7 @@ import msgspec
 
 from ..events import Merged
 from ..ports import Out, Table
-from .compose import Said, Written, combine, group_facts, ids, profile, said, written
+from .compose import Said, Written, combine, group_facts, ids, profile, said, with_seen, written
 from .fold import joined
 from .identity_rows import (
     DIGEST,
@@ -93,8 +93,9 @@ class Part:
 Told = tuple[bytes, int]
 """What a token's owner was told: its profile's id, and bits of `Row.state`."""
 
-Span = tuple[int, int, int, bool]
-"""Of a token's facts, what `partition` depends on: first, day of last, `linked`, are there events?"""
+Span = tuple[int, int, bool, int, int, int]
+"""Of a token's facts, what a division depends on: `linked`, first where there are windows, are there events? And what
+only `seen` depends on: first, day of last, `sighted`."""
 
 
 class Cluster:
@@ -461,7 +462,7 @@ class Resolver:
         if parts is not None:
             for token in (root, *known) if stale is None else stale:
                 facts = own if token == root else known[token]
-                if facts is not None and _span(facts) != cluster.spans.get(token):
+                if facts is not None and self._span(facts) != cluster.spans.get(token):
                     parts = None
                     break
         divided = parts is None
@@ -520,8 +521,16 @@ class Resolver:
         (token,) = cluster.stale or {root: None}
         facts = row.facts if token == root else cluster.facts[token]
         part = parts[token]
-        if facts is None or not part.ident or _span(facts) != cluster.spans.get(token):
+        before = cluster.spans.get(token)
+        if facts is None or not part.ident or before is None:
             return False
+        span = self._span(facts)
+        if span != before:
+            if span[:3] != before[:3]:
+                return False
+            cluster.spans[token] = span
+            known = cluster.facts if row.facts is None else {**cluster.facts, root: row.facts}
+            part.said = with_seen(part.said, self._partitioner.seen(known, part.tokens))
         whole = self._facts(part, row.facts if part.has_root else None, cluster)
         if whole is None:
             return False
@@ -541,8 +550,13 @@ class Resolver:
             part = Part(tokens, root in tokens, said(tokens, seen, conflicts, most))
             parts.update(dict.fromkeys(tokens, part))
         cluster.parts, cluster.shared, cluster.plain = parts, found.shared or (), found.plain
-        cluster.spans = {token: _span(facts) for token, facts in known.items()}
+        cluster.spans = {token: self._span(facts) for token, facts in known.items()}
         return parts
+
+    def _span(self, facts: Facts) -> Span:
+        first = facts.first
+        timed = first if self._partitioner.windows else 0
+        return facts.linked, timed, bool(facts.births), first, facts.last // DAY, facts.sighted
 
     def _tell(self, root: str, row: Row, cluster: Cluster, parts: dict[str, Part]) -> dict[bytes, bytes]:
         """Tell each member's owner what it does not know; return, by new id, the profile that it was part of."""
@@ -622,7 +636,3 @@ class Resolver:
         for cached in (self.rows, self.clusters):
             for token in list(islice(cached, max(0, len(cached) - most))):
                 del cached[token]
-
-
-def _span(facts: Facts) -> Span:
-    return facts.first, facts.last // DAY, facts.linked, bool(facts.births)
