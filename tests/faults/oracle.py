@@ -168,7 +168,7 @@ def _wrong_canaries(
     for profile in profiles.values():
         for tokens in profile["tokens"].values():
             for token in tokens:
-                counted[token] += sum(profile["events"].values())
+                counted[token] += sum(profile.get("events", {}).values())
     return [o for o in canaries if o not in protected or counted[json.loads(protected[o])["anchor"]] != 1]
 
 
