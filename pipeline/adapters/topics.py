@@ -54,8 +54,10 @@ _SOON = (
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
 )
-"""What a new partition answers for a moment."""
+"""What a new partition answers for a moment, or one that was there while the cluster learns of others."""
 _MOCK = "mockCluster"  # how librdkafka's mock cluster begins its cluster id; it has no admin API, and no topic ids
 
 
