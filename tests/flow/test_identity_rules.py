@@ -1,8 +1,9 @@
 """What the rules of identity do to profiles, one rule after the other, through the identify leg itself.
 
-Mutations seen red: a shared token's
-owner goes on joining; nobody is told of a shared token; a full cluster goes on growing; a profile that comes out of
-another one does not say so; a conflict shows on one side only; a link is held back by limits.
+Mutations seen red: a shared token's owner goes on joining; nobody is told of a shared token; a full cluster goes on
+growing; a profile that comes out of another one does not say so; a conflict shows on one side only; a link is held back
+by limits; limits in arrival order; links are known for ever and not for a day; a decision counts only if its link is
+new.
 """
 
 from __future__ import annotations
