@@ -13,6 +13,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+DAY = 86_400_000
+"""Milliseconds. Days are those of UTC: a time's day is `time // DAY`, whatever its sign."""
+
 
 class Topic(StrEnum):
     """Every topic of the pipeline, by its contractual name (DESIGN §3)."""

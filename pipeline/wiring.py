@@ -326,7 +326,6 @@ def serve(config: Settings, host: str, port: int) -> int:
 
     logs.configure(config.log_format, config.log_level)
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # it repeats what the follower says once
-    kafka = config.bootstrap(), config.security()
     ask = guard(config.serve_token_file)
     cert, key = config.serve_cert_file, config.serve_cert_key_file
     tls = None if cert is None else tls_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
@@ -334,7 +333,7 @@ def serve(config: Settings, host: str, port: int) -> int:
     tokenizer = key_ring(config).tokenizer(cached=0)  # whom somebody has asked for is not kept
     metrics = PrometheusMetrics()
     with closing(profile_store(config)) as store:
-        follower = Follower(kafka, config.topic_prefix + Topic.PROFILES, store, metrics, now)
+        follower = Follower(_kafka(config), config.topic_prefix + Topic.PROFILES, store, metrics, now)
         return run(Lookup(store, tokenizer, now), follower, ask, metrics, Listen(host, port, tls))
 
 

@@ -12,10 +12,11 @@ from .. import settings
 from ..errors import Misuse
 from ..explain.chain import Explanation, Step
 from ..explain.evidence import Sighting
-from ..explain.names import PROFILE, short
+from ..explain.names import short
 from ..explain.stats import Stats
 from ..explain.timeline import Entry, Timeline, What
 from ..stages.link import Rules
+from ..stages.profile_records import ID
 from . import identifiers
 from .identifiers import file_argument, iso, json_option, key_option, rules_option
 
@@ -101,7 +102,7 @@ def timeline(profile: str, file: BinaryIO | None, rules: Path | None, key_file: 
 
     config = settings.load(key_file=key_file)
     chosen = identifiers.rules_of(config, file, rules)
-    names = None if PROFILE.match(profile) else identifiers.named(config, chosen, profile)[0]
+    names = None if ID.match(profile) else identifiers.named(config, chosen, profile)[0]
     found = identifiers.events(config, file)
     token = _founder(found, chosen, profile) if names is None else _seen(found, names)
     answer = told(found, chosen, token, identifiers.bar_of("moments"))

@@ -12,6 +12,7 @@ import msgspec
 from .. import settings
 from ..errors import Misuse
 from ..events import Topic
+from ..outcomes import UNDECODABLE
 from ..stages.profile_records import follow, profile_id, said
 from .lines import batches
 
@@ -66,7 +67,7 @@ class Remap:
         for number, line in enumerate(lines, 1):
             try:
                 row = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 raise Misuse(f"line {number} is not a JSON object") from None
             self.seen += 1
             ident = _text(row.get(self._field))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from ..crypto.tokens import BEGINNING
@@ -11,8 +10,6 @@ from ..stages.decision import well_formed
 from ..stages.extract import Makers
 from ..stages.normalize import KINDS
 from ..stages.tokenize import Tokens
-
-PROFILE = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def tokens_of(text: str, tokens: Callable[[], Tokens], now: int) -> list[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection
 
-from ..events import DECISIONS, Record, SourceBatch, Topic
+from ..events import DAY, DECISIONS, Record, SourceBatch, Topic
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.content import Event, content_reader, event_decoder
@@ -43,7 +43,6 @@ from ..stages.identity_rows import (
     well_formed,
 )
 from ..stages.link import Rules
-from ..stages.partition import DAY
 from ..stages.resolve import Resolver
 
 CACHED = 32_768

@@ -14,12 +14,11 @@ from typing import Any
 
 import msgspec
 
+from ..events import DAY
 from .computed import Computed, Op
 from .content import Amounts, signed
-from .identity_rows import Amount, Calculated, Trait
+from .identity_rows import Amount, Calculated, Trait, later, moved
 
-DAY = 86_400_000
-"""Milliseconds."""
 _BEFORE_ALL = -(1 << 63)
 
 
@@ -117,11 +116,11 @@ def keep_extremes(
 
 
 def _later(a: Trait, b: Trait, streams: list[str]) -> Trait:
-    return max(a, b, key=lambda t: (t[0], streams[t[1]], t[2], t[3]))
+    return b if later(streams, b, a) else a
 
 
 def _earlier(a: Trait, b: Trait, streams: list[str]) -> Trait:
-    return min(a, b, key=lambda t: (t[0], streams[t[1]], t[2], t[3]))
+    return b if later(streams, a, b) else a
 
 
 def forget_others(state: Calculated, computed: Mapping[str, Computed]) -> None:
@@ -144,8 +143,8 @@ def combine_calculated(
     """What both say; neither is changed. `b_index`: where the streams of `b` stand in `streams`."""
     if b is None:
         return a
-    firsts = {key: {d: _moved(t, b_index) for d, t in kept.items()} for key, kept in b.firsts.items()}
-    lasts = {key: _moved(t, b_index) for key, t in b.lasts.items()}
+    firsts = {key: {d: moved(t, b_index) for d, t in kept.items()} for key, kept in b.firsts.items()}
+    lasts = {key: moved(t, b_index) for key, t in b.lasts.items()}
     if a is None:
         return Calculated(b.counts, b.sums, firsts, lasts, b.tallies)
     made = Calculated(
@@ -175,10 +174,6 @@ def combine_calculated(
         for value in sorted(theirs)[values:]:
             del theirs[value]
     return made
-
-
-def _moved(t: Trait, index: list[int]) -> Trait:
-    return t[0], index[t[1]], t[2], t[3], t[4]
 
 
 def _add_counts(into: dict[int, int], counts: Mapping[int, int]) -> None:

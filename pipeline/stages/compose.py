@@ -7,14 +7,14 @@ Cost: 2 µs for a cluster in which one token has events and five traits, 2 µs m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from ..events import Conflict, Consent, Membership, Provenance
 from .calculate import combine_calculated, values_of
-from .fold import count, joined, later
-from .identity_rows import Consented, Facts, Trait, Visits, kind_of, profile_id
+from .fold import count, joined
+from .identity_rows import Consented, Facts, Trait, Visits, kind_of, later, moved, profile_id
 from .link import Bounds, Rules
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -193,7 +193,7 @@ def combine(a: Facts, b: Facts, bounds: Bounds, *, traits: bool = True) -> Facts
     if b.streams != streams:
         streams = streams + [s for s in b.streams if s not in streams]
         index = [streams.index(s) for s in b.streams]
-        b_birth = (b_birth[0], index[b_birth[1]], *b_birth[2:])
+        b_birth = moved(b_birth, index)
     if b_birth[0] < birth[0] or (b_birth[0] == birth[0] and later(streams, birth, b_birth)):
         birth = b_birth
     made = Facts(
@@ -249,11 +249,7 @@ W = TypeVar("W", Trait, Consented)
 
 def _indexed(written: dict[str, W], index: list[int] | None) -> dict[str, W]:
     """By the numbers of another list of streams."""
-    return written if index is None else {name: _moved(w, index) for name, w in written.items()}
-
-
-def _moved(written: Any, index: list[int]) -> Any:
-    return written[0], index[written[1]], *written[2:]
+    return written if index is None else {name: moved(w, index) for name, w in written.items()}
 
 
 def _last_written(a: dict[str, W], b: dict[str, W], streams: list[str], bound: int) -> dict[str, W]:

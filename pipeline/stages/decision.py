@@ -11,24 +11,24 @@ from collections.abc import Mapping
 
 from ..outcomes import Reason, Rejected, Stage
 from .decode import Decoded
+from .identity_rows import token_rank
 from .normalize import KINDS
 
 SOURCE = "operator"
 """Nobody else decides. A header until sources sign: who may write to `events.raw` may call himself that."""
 
 _TOKEN = re.compile(r"([a-z][a-z0-9_]*)\.[1-9][0-9]{0,8}\.[0-9a-f]{32}\Z")
-_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 def well_formed(text: str) -> str | None:
     """Return `text` if it reads `<kind>.<key version>.<32 hex>` with a kind that there is, else None."""
     found = _TOKEN.match(text)
-    return text if found is not None and found[1] in _RANK else None
+    return text if found is not None and found[1] in KINDS else None
 
 
 def strongest(tokens: Mapping[str, str]) -> str:
     """Return the token of the strongest kind; of equal ones the first by its text."""
-    return min(tokens.values(), key=lambda token: (_RANK[token.split(".")[0]], token))
+    return min(tokens.values(), key=token_rank)
 
 
 def anchor(decoded: Decoded, tokens: Mapping[str, str]) -> str | Rejected:

@@ -21,13 +21,12 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any
 
-from ..events import DECISIONS
-from .calculate import DAY, add, forget_others, keep_extremes, notice, take_back
+from ..events import DAY, DECISIONS
+from .calculate import add, forget_others, keep_extremes, notice, take_back
 from .computed import Op
 from .content import Content, Event, EventOrigin, cut
-from .identity_rows import DIGEST, Calculated, Facts, Row, Seen, Visits, digest_of, well_formed
+from .identity_rows import DIGEST, Calculated, Facts, Row, Seen, Visits, digest_of, later, well_formed
 from .link import Rules
 from .partition import LINK, with_link
 
@@ -384,8 +383,3 @@ def _visit_group(groups: dict[str, Visits], token: str, time: int, bound: int) -
 
 def joined(a: Visits | None, b: Visits) -> Visits:
     return b if a is None else (min(a[0], b[0]), max(a[1], b[1]))
-
-
-def later(streams: list[str], a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    """Is `a` later than `b`, both (time, stream, partition, offset, …)?"""
-    return (a[0], streams[a[1]], a[2], a[3]) > (b[0], streams[b[1]], b[2], b[3])

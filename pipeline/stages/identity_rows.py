@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -239,6 +240,16 @@ def token_rank(token: str) -> tuple[int, str]:
 def kind_rank(token: str) -> int:
     """The place of its kind in that order, which is not that of the rules' priorities."""
     return _RANK.get(kind_of(token), len(_RANK))
+
+
+def later(streams: list[str], a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """Is `a` later than `b`, both (time, stream, partition, offset, …)?"""
+    return (a[0], streams[a[1]], a[2], a[3]) > (b[0], streams[b[1]], b[2], b[3])
+
+
+def moved(write: Any, index: list[int]) -> Any:
+    """What was written at (time, stream, …), with the stream's number in another list of streams."""
+    return write[0], index[write[1]], *write[2:]
 
 
 def kind_of(token: str) -> str:

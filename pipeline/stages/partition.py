@@ -15,13 +15,12 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from ..events import Conflict
+from ..events import DAY, Conflict
 from .identity_rows import DIGEST, Facts, kind_of, kind_rank
 from .link import Rules
 
 LINK = struct.Struct(f"<{DIGEST}sq16sq")
 """Digest of the other token; time (ms) and event id of the first event with both; day of the last one."""
-DAY = 24 * 3_600_000
 
 Pair = tuple[str, str]
 
@@ -118,7 +117,7 @@ class Partitioner:
         return Partition([Part(tokens, {t: seen[t] for t in tokens if t in seen}, [])], set(), plain=True)
 
     def seen(self, known: Mapping[str, Facts], tokens: Collection[str]) -> dict[str, tuple[int, int]]:
-        """`Part.seen` of a person who is known to be one."""
+        """`Part.seen` of a person with these tokens, sorted."""
         seen: dict[str, tuple[int, int]] = {}
         mine = set(tokens)
         for anchor in tokens:
@@ -161,7 +160,12 @@ class Partitioner:
                     _join(one, another, people)
                 else:
                     refused.append((pair, rule, time))
-        parts = self._parts(known, people, self._conflicts(refused, shared, people))
+        conflicts = self._conflicts(refused, shared, people)
+        parts = []
+        for person in {id(p): p for p in people.values()}.values():
+            tokens = sorted(person.tokens)
+            mine = sorted(conflicts.get(id(person), ()), key=lambda c: c.tokens)
+            parts.append(Part(tokens, self.seen(known, tokens), mine))
         return Partition(parts, shared, plain=False)
 
     def _edges(
@@ -252,24 +256,6 @@ class Partitioner:
             if token in people:
                 found.setdefault(id(people[token]), []).append(Conflict([token], "shared"))
         return found
-
-    def _parts(
-        self, known: Mapping[str, Facts], people: Mapping[str, _Person], conflicts: Mapping[int, list[Conflict]]
-    ) -> list[Part]:
-        seen: dict[str, tuple[int, int]] = {}
-        for anchor, facts in known.items():
-            person = people[anchor]
-            if facts.births:
-                _note(seen, anchor, facts.first, facts.last // DAY * DAY)
-            for token, time, _, day in self._links(anchor, facts):
-                if people.get(token) is person:
-                    _note(seen, token, time, day * DAY)
-        parts = []
-        for person in {id(p): p for p in people.values()}.values():
-            tokens = sorted(person.tokens)
-            mine = sorted(conflicts.get(id(person), ()), key=lambda c: c.tokens)
-            parts.append(Part(tokens, {t: seen[t] for t in tokens if t in seen}, mine))
-        return parts
 
 
 class _Person:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from ..outcomes import UNDECODABLE
+
 ID = re.compile(r"[0-9a-f]{32}\Z")
 _TOKEN = re.compile(r"[a-z][a-z0-9_]*\.[0-9]{1,9}\.[0-9a-f]{32}\Z")
 
@@ -40,7 +42,7 @@ def said(value: bytes) -> Said | None:
     """Return what a record says that is no tombstone, or None if it is no profile."""
     try:
         record = _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     if record.merged_into is not None:
         return Said(merged_into=record.merged_into) if ID.match(record.merged_into) else None

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ..events import (
+    DAY,
     DECISIONS,
     Conflict,
     Consent,
@@ -34,11 +35,10 @@ from .computed import Computed
 from .dump import read
 from .link import Rules
 from .normalize import KINDS
-from .reference import decide
+from .reference import decide, profile_id
 from .registry import plain_name
 from .schema import PLAIN_KEY
 
-DAY = 24 * 3_600_000
 _SORTED = msgspec.json.Encoder(order="sorted")
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _LINE = msgspec.json.Encoder(order="deterministic")
@@ -73,9 +73,8 @@ def with_members(profiles: Iterable[Profile], groups: Groups, rules: Rules) -> I
         yield _with_members(profile, alone.pop(tokens[0], {}), rules) if kind == "group_id" else profile
     for token, members in alone.items():
         ident = hashlib.sha256(frame(b"sealstream/group-id/1", token.encode())).hexdigest()[:32]
-        shown = [members[anchor] for anchor in sorted(members)[: rules.bounds.members]]
-        first, last = min(v.first for v in shown), max(v.last_day for v in shown)
-        yield _with_members(Profile(ident, {"group_id": [token]}, first, last), members, rules)
+        shown = members[min(members)]
+        yield _with_members(Profile(ident, {"group_id": [token]}, shown.first, shown.last_day), members, rules)
 
 
 def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
@@ -157,7 +156,7 @@ def _profile(tokens: set[str], events: list[ProtectedEvent], conflicts: list[Con
             name: Provenance(_short(event.source), event.schema, event.time) for name, (_, event) in writes.items()
         }
     return Profile(
-        profile_id=hashlib.sha256(frame(b"sealstream/profile-id/1", event_id(oldest.origin))).hexdigest()[:32],
+        profile_id=profile_id(event_id(oldest.origin).hex()),
         tokens={kind: sorted(t for t in tokens if t.split(".")[0] == kind) for kind in kinds},
         first_seen=min(e.time for e in events),
         last_seen=max(e.time for e in events),
@@ -246,12 +245,12 @@ def _groups(events: Iterable[ProtectedEvent], bound: int) -> dict[str, Membershi
         for token in set(event.tokens.values()) - {event.anchor}:
             if re.fullmatch(r"group_id\.[0-9]+\.[0-9a-f]{32}", token):
                 times.setdefault(token, []).append(event.time)
-    return {g: Membership(min(times[g]), max(times[g]) // 86_400_000 * 86_400_000) for g in sorted(times)[:bound]}
+    return {g: Membership(min(times[g]), max(times[g]) // DAY * DAY) for g in sorted(times)[:bound]}
 
 
 def _computed(events: list[ProtectedEvent], once: list[ProtectedEvent], rules: Rules) -> dict[str, Any]:
     """`once`: those of the events that count."""
-    last_day = max(e.time for e in events) // 86_400_000
+    last_day = max(e.time for e in events) // DAY
     found: dict[str, Any] = {}
     for name, trait in rules.computed.items():
 
@@ -259,7 +258,7 @@ def _computed(events: list[ProtectedEvent], once: list[ProtectedEvent], rules: R
             given: Iterable[ProtectedEvent], trait: Computed = trait, *, ever: bool = False
         ) -> list[ProtectedEvent]:
             named = [e for e in given if plain_name(e.event or e.type) == trait.event]
-            return [e for e in named if ever or not trait.days or last_day - e.time // 86_400_000 < trait.days]
+            return [e for e in named if ever or not trait.days or last_day - e.time // DAY < trait.days]
 
         match trait.op:
             case "count":

@@ -30,7 +30,7 @@ from itertools import islice
 
 import msgspec
 
-from ..events import Merged
+from ..events import DAY, Merged
 from ..ports import Out, Table
 from .compose import Said, Written, combine, group_facts, ids, profile, said, with_seen, written
 from .fold import joined
@@ -63,7 +63,7 @@ from .identity_rows import (
     unpack_members,
 )
 from .link import Rules, digest
-from .partition import DAY, Partitioner
+from .partition import Partitioner
 
 SHIPPED_BYTES = 256 * 1024
 """Facts in one message at most; a record of Kafka is 1 MiB by default."""
@@ -402,7 +402,7 @@ class Resolver:
         if self._unchecked is None:
             self._unchecked = [key for key, _ in self._tokens.items()]
         todo = self._unchecked
-        for key in todo[len(todo) - min(most, len(todo)) :]:
+        for key in todo[-most:]:
             value = self._tokens.get(key)
             if value is None:
                 continue
@@ -484,12 +484,8 @@ class Resolver:
         if root in self.reborn:
             parts[root].ident = b""
             cluster.mentioned[root] = None
-        if stale is not None and len(stale) == 1:
-            spoken = [parts[token] for token in stale]
-        else:
-            spoken = list({id(parts[t]): parts[t] for t in (parts if stale is None else stale)}.values())
-        said: list[tuple[Part, Facts]] = []
-        for part in spoken:
+        spoken: list[tuple[Part, Facts]] = []
+        for part in {id(parts[t]): parts[t] for t in (parts if stale is None else stale)}.values():
             facts = self._facts(part, own if part.has_root else None, cluster)
             if facts is None:
                 if not row.members:
@@ -498,7 +494,7 @@ class Resolver:
             if not part.ident:
                 part.ident = profile_id(facts, facts.births[-1]) if facts.births else group_id(root)
                 divided = True
-            said.append((part, facts))
+            spoken.append((part, facts))
         came_from: dict[bytes, bytes] = {}
         if divided or cluster.retell:
             came_from = self._tell(root, row, cluster, parts)
@@ -506,10 +502,10 @@ class Resolver:
         if cluster.mentioned:
             self._renounce(root, row, cluster, parts, profiles)
         now = self.now
-        for part, facts in said:
+        for part, facts in spoken:
             ident = part.ident
             headers = [(SPLIT_FROM, came_from[ident].hex().encode())] if ident in came_from else []
-            traits = self._written(part, row, cluster)
+            traits = self._written(part, row)
             value = profile(ident, part.said, facts, traits, self._rules, row.members, row.crowd)
             profiles.append(Out(ident.hex().encode(), value, now, headers))
         cluster.stale = {}
@@ -529,20 +525,17 @@ class Resolver:
             if span[:3] != before[:3]:
                 return False
             cluster.spans[token] = span
-            known = cluster.facts if row.facts is None else {**cluster.facts, root: row.facts}
-            part.said = with_seen(part.said, self._partitioner.seen(known, part.tokens))
+            part.said = with_seen(part.said, self._partitioner.seen(_known(root, row, cluster), part.tokens))
         whole = self._facts(part, row.facts if part.has_root else None, cluster)
         if whole is None:
             return False
-        value = profile(part.ident, part.said, whole, self._written(part, row, cluster), self._rules)
+        value = profile(part.ident, part.said, whole, self._written(part, row), self._rules)
         profiles.append(Out(part.ident.hex().encode(), value, self.now))
         cluster.stale = {}
         return True
 
     def _divide(self, root: str, row: Row, cluster: Cluster) -> dict[str, Part]:
-        known = dict(cluster.facts)
-        if row.facts is not None:
-            known[root] = row.facts
+        known = _known(root, row, cluster)
         found = self._partitioner.divide(known, {root, *cluster.members}, cluster.apart)
         parts: dict[str, Part] = {}
         most = self._rules.bounds.conflicts
@@ -604,7 +597,7 @@ class Resolver:
             part.others = reduce(lambda a, b: combine(a, b, bounds), others)
         return part.others if own is None else combine(own, part.others, bounds, traits=False)
 
-    def _written(self, part: Part, row: Row, cluster: Cluster) -> Written:
+    def _written(self, part: Part, row: Row) -> Written:
         """The traits of a part whose facts are known (`_facts`)."""
         own = row.facts if part.has_root and row.facts is not None and row.facts.births else None
         part.written = written(own, part.others, self._rules.bounds, part.written)
@@ -636,3 +629,8 @@ class Resolver:
         for cached in (self.rows, self.clusters):
             for token in list(islice(cached, max(0, len(cached) - most))):
                 del cached[token]
+
+
+def _known(root: str, row: Row, cluster: Cluster) -> Mapping[str, Facts]:
+    """What is known of a cluster's tokens, the root included."""
+    return cluster.facts if row.facts is None else {**cluster.facts, root: row.facts}
