@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from uuid import uuid4
 from zlib import crc32
 
 import msgspec
@@ -315,7 +316,7 @@ class Resize:
         writer = Writer(*self._kafka)
         if topic.endswith(CHANGELOG):
             for partition in partitions:
-                writer.send(topic, CLAIM, b"resize", partition=partition)
+                writer.send(topic, CLAIM + uuid4().bytes, b"resize", partition=partition)
         return writer
 
     def _reader(self, topic: str, only: set[int] | None = None) -> Reader:

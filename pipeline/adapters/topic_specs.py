@@ -27,8 +27,17 @@ COMPACTION_MS = 10 * MINUTE
 
 CHANGELOG = "-changelog"
 """How the names of changelogs end, and of no other topic."""
-CLAIM = b""
-"""In a changelog, the key of a claim: from there on only the rows of its writer count (`worker.fencing`)."""
+CLAIM = b"\xffclaim "
+"""In a changelog, how the key of a claim begins, and of no row: from there on only its writer's rows count.
+
+It goes on with what nobody else's claim has, so that compaction keeps every claim: a reader who found a row but not the
+claim before it would take it for a fenced writer's (`worker.fencing`).
+"""
+
+
+def is_claim(key: bytes) -> bool:
+    return key.startswith(CLAIM)
+
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "protect": (Topic.RAW.value,),
@@ -117,6 +126,7 @@ def _changelog(lag: int) -> dict[str, str]:
     return {
         "message.timestamp.type": "LogAppendTime",
         "max.compaction.lag.ms": str(lag),
+        "min.compaction.lag.ms": str(MINUTE),  # a fenced writer's last row must be found before it is all that is left
         "segment.ms": str(lag),
         "segment.bytes": str(64 * MiB),  # what recovery reads uncompacted, per partition
         "min.cleanable.dirty.ratio": "0.1",

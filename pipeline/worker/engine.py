@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
-from ..adapters.topic_specs import CLAIM, changelog_name, group_name
+from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
 from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
@@ -33,7 +34,8 @@ from .fencing import Fenced, Lease
 from .journal import DEATHS, Journal
 from .output import Output
 from .records import Written
-from .tables import ChangelogTable, PartitionTable, RecoveryEnd, TableManager
+from .recovery import Assignment, Progress, TableManager
+from .tables import PartitionTable
 from .transport import Consumer, Transport
 
 log = structlog.get_logger(__name__)
@@ -120,7 +122,9 @@ class LegEngine:
         self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
         self._flush: asyncio.Task[None] | None = None
         self._accepting = False
-        self._revocations = 0
+        self._assigned: Assignment | None = None
+        """None: taken away, and nothing given yet."""
+        self._tables: dict[str, dict[int, PartitionTable]] = {name: {} for name in leg.tables}
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.app = self._new_app()
@@ -159,27 +163,8 @@ class LegEngine:
         app.engine = self
         app.transport = Transport(app.conf.broker_consumer, app, app.loop)
         topic = app.topic(*self.sources, key_serializer="raw", value_serializer="raw")
-        self._tables = {
-            name: ChangelogTable(
-                app,
-                partial(leg.check, name),
-                name=f"{leg.name}-{name}",
-                changelog_topic=app.topic(
-                    self._changelog(name),
-                    key_serializer="raw",
-                    value_serializer="raw",
-                    acks=False,
-                    internal=False,
-                ),
-            )
-            for name in leg.tables
-        }
-        for table in self._tables.values():
-            app.tables.add(table)
-        app.tables.recovery._signal_recovery_end = RecoveryEnd(app.tables.recovery)
         app.agent(topic, concurrency=1, name=leg.name)(self._agent)
         app.on_partitions_revoked.connect(self._on_revoked)
-        app.on_rebalance_complete.connect(self._on_recovered)
         return app
 
     async def _agent(self, stream: Any) -> None:
@@ -194,50 +179,81 @@ class LegEngine:
 
     async def _on_revoked(self, app: App, revoked: set[Any], **_: Any) -> None:
         """Faust has paused the flow and cleared its queues: make what was taken in durable, commit, let go."""
-        self._revocations += 1
-        if self._accepting:
-            self._accepting = False
-            if self.lease.held:
-                await self.drain()
-            else:
-                await self._abandon()
+        assigned, self._assigned = self._assigned, None
+        accepting, self._accepting = self._accepting, False
+        if assigned is not None and not self.lease.held:
+            await self._abandon()
+        elif accepting:
+            await self.drain()
         self.metrics.state(self.leg.name, LegState.RECOVERING)
 
-    async def _on_recovered(self, app: App, **_: Any) -> None:
-        """Tables are recovered; reading goes on from the committed offsets."""
+    def assigned(self, generation: int, partitions: Iterable[TopicPartition]) -> None:
+        """The group has given this worker `partitions`; its tables keep their rows of those that stayed."""
+        numbers = {tp.partition for tp in partitions if tp.topic in self.sources}
+        for parts in self._tables.values():
+            for number in parts.keys() - numbers:
+                del parts[number]
+        self._assigned = Assignment(generation, tuple(sorted(numbers)))
+
+    async def recover(self, generation: int) -> bool:
+        """Read the tables of what was assigned, and open it. False: it was taken away meanwhile, or this leg failed.
+
+        One at a time; what is read for an assignment that no longer stands is dropped with it.
+        """
+        now = self._assigned
+        if now is None or now.generation != generation:
+            return False
         self.book.forget()
         self._parts.clear()
-        revocations = self._revocations
-        mine = self.app.consumer.assignment()
-        numbers = sorted({tp.partition for tp in mine if tp.topic in self.sources})
         self._journal.look()
         try:
-            await self._claim(numbers)
-            if revocations != self._revocations:
-                return  # taken away again meanwhile
-            for number in numbers:
+            await self._claim(now)
+            if self._assigned is not now:
+                return False
+            for number in now.numbers:
                 self._open(number)
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
-            self.fail(e)
-            return
+            if self._assigned is now:
+                self.fail(e)
+            return False
         self._accepting = True
         self.opened.set()
         self.metrics.state(self.leg.name, LegState.RUNNING)
-        log.info("partitions assigned", leg=self.leg.name, partitions=sorted(self._parts))
+        log.info("partitions assigned", leg=self.leg.name, partitions=list(now.numbers))
+        return True
 
     # -- who writes (see `fencing`) ------------------------------------------------------------------------------
 
-    async def _claim(self, numbers: list[int]) -> None:
-        """Make this worker the writer of its changelogs, and take in what came between their recovery and that."""
-        claims = [(name, n, table.partition(n)) for name, table in self._tables.items() for n in numbers]
-        claim = Out(CLAIM, b"claim", int(self._now() * 1000))
-        placed = await self._output.write_to([(self._changelog(name), n, [claim]) for name, n, _ in claims])
-        for (name, number, rows), ((at, _),) in zip(claims, placed, strict=True):
-            if at < 0:
-                raise Transient("the broker does not say where a claim stands; it will be made again")
-            if at != rows.next_offset:
-                rows.recover(await self._read(name, number, rows.next_offset, at))
-            rows.claimed(at + 1)
+    async def _claim(self, now: Assignment) -> None:
+        """Make this worker the writer of its changelogs, and read what stands there up to that.
+
+        Returns early if the assignment does not stand any more.
+        """
+        at = int(self._now() * 1000)
+        writer = self._output.producer_id
+        claim = Out(CLAIM + b"%d %d" % (writer, at), b"claim", at)
+        tables = {
+            TopicPartition(self._changelog(name), number): parts.setdefault(
+                number, PartitionTable(partial(self.leg.check, name))
+            )
+            for name, parts in self._tables.items()
+            for number in now.numbers
+        }
+        placed = await self._output.write_to([(tp.topic, tp.partition, [claim]) for tp in tables])
+        ends = {tp: offset for tp, ((offset, _),) in zip(tables, placed, strict=True)}
+        if min(ends.values(), default=0) < 0:
+            raise Transient("the broker does not say where a claim stands; it will be made again")
+        spans = {tp: (table.next_offset, ends[tp]) for tp, table in tables.items()}
+        progress = Progress(self.leg.name, sum(end - start for start, end in spans.values()))
+        async with aclosing(self._read(spans)) as found:
+            async for tp, records in found:
+                if self._assigned is not now:
+                    return
+                before = tables[tp].next_offset
+                tables[tp].recover(records)
+                progress.add(tables[tp].next_offset - before)
+        for tp, table in tables.items():
+            table.claimed(ends[tp] + 1, writer)
 
     async def _look(self, name: str, number: int, rows: PartitionTable, end: int) -> None:
         """See what others wrote to a changelog between own records, before offset `end`.
@@ -245,9 +261,10 @@ class LegEngine:
         Raises:
             Fenced: one of them has claimed it.
         """
-        records = await self._read(name, number, rows.next_offset, end)
+        span = {TopicPartition(self._changelog(name), number): (rows.next_offset, end)}
+        records = [r async for _, found in self._read(span) for r in found]
         others = [r for r in records if r.producer_id != self._output.producer_id]
-        if any(r.key == CLAIM for r in others):
+        if any(r.key is not None and is_claim(r.key) for r in others):
             raise Fenced(f"another worker has taken over partition {number} of {self._changelog(name)}")
         if keys := {r.key for r in others if r.key is not None}:
             log.warning("a former owner wrote rows; they are written again", leg=self.leg.name, rows=len(keys))
@@ -259,8 +276,8 @@ class LegEngine:
         """Also where this worker has nothing to write."""
         rows = {
             TopicPartition(self._changelog(name), n): (name, n, r)
-            for name, table in self._tables.items()
-            for n, r in table.partitions.items()
+            for name, parts in self._tables.items()
+            for n, r in parts.items()
         }
         ends = await self.app.consumer.ends(rows)
         if self._flush is not None or not self._accepting:
@@ -274,10 +291,10 @@ class LegEngine:
     def _changelog(self, table: str) -> str:
         return self.config.changelog_of(self.leg.name, table)
 
-    async def _read(self, table: str, number: int, start: int, end: int) -> list[Written]:
-        return await fencing.read(
-            self.config.bootstrap, self.config.security, self._changelog(table), number, start, end
-        )
+    def _read(
+        self, spans: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncGenerator[tuple[TopicPartition, list[Written]], None]:
+        return fencing.read(self.config.bootstrap, self.config.security, spans)
 
     async def _abandon(self) -> None:
         """Partitions were lost some time ago: forget what was taken in since the last acknowledgement, rows included.
@@ -287,9 +304,8 @@ class LegEngine:
         log.warning("out of the group for longer than its session; what was in work is dropped", leg=self.leg.name)
         self._taken = 0
         self._parts.clear()
-        for table in self._tables.values():
-            table.partitions.clear()
-        self.app.tables.recovery.active_offsets.clear()
+        for parts in self._tables.values():
+            parts.clear()
         if self._flush is not None:
             self._flush.cancel()
             await asyncio.wait({self._flush})
@@ -302,13 +318,13 @@ class LegEngine:
     # -- batches -------------------------------------------------------------------------------------------------
 
     def _open(self, number: int) -> PartitionLeg:
-        for name, table in self._tables.items():
-            if unreadable := table.partition(number).unreadable:
+        for name, parts in self._tables.items():
+            if unreadable := parts[number].unreadable:
                 changelog, offset = self.config.changelog_of(self.leg.name, name), min(unreadable.values())
                 what = f"table {name}: what stands at offset {offset} of {changelog} does not read back as a row"
                 raise self._corrupt(number, Corrupt(what))
         try:
-            part = self.leg.open(number, {name: t.partition(number) for name, t in self._tables.items()})
+            part = self.leg.open(number, {name: parts[number] for name, parts in self._tables.items()})
         except Corrupt as e:
             raise self._corrupt(number, e) from e
         self._parts[number] = part
@@ -404,8 +420,8 @@ class LegEngine:
             caught_up = self._report_lag()
             for number, part in self._parts.items():
                 part.on_tick(now, caught_up.get(number, True))
-            for name, table in self._tables.items():
-                self.metrics.rows(self.leg.name, name, sum(len(t) for t in table.partitions.values()))
+            for name, parts in self._tables.items():
+                self.metrics.rows(self.leg.name, name, sum(map(len, parts.values())))
             if self._flush is None:
                 self._begin()
 
@@ -438,8 +454,8 @@ class LegEngine:
         effects = [part.drain() for part in self._parts.values()]
         changes = [
             (name, number, rows, outs)
-            for name, table in self._tables.items()
-            for number, rows in table.partitions.items()
+            for name, parts in self._tables.items()
+            for number, rows in parts.items()
             if (outs := rows.changes(self._latest))
         ]
         self._flush = asyncio.ensure_future(self._write(effects, changes, mark, taken))

@@ -4,9 +4,9 @@ Kafka refuses the commits of an old generation, but not its records. So three th
 
 - The *lease*: nothing is sent unless a heartbeat was answered within the session's time-out, by this worker's own
   clock. One that was stopped or cut off for longer drops what it had in work; it no longer knows who owns what.
-- The *claim*: who takes a changelog's partition over writes a record with an empty key first. After it only its
-  writer's records count; whatever an earlier one still sends is passed over by everybody who reads the changelog. A
-  writer is known by the producer id that Kafka puts on each of its batches.
+- The *claim*: who takes a changelog's partition over writes a claim first, then reads all that stands before it. After
+  it only its writer's records count; whatever an earlier one still sends is passed over by everybody who reads the
+  changelog. A writer is known by the producer id that Kafka puts on each of its batches.
 - The *gap*: own records are next to each other in a changelog. A gap shows the records of another, in which an owner
   finds a newer claim, and stops; or keys that somebody else wrote after it had claimed them, and writes them again,
   since compaction would keep the last value whoever wrote it.
@@ -15,16 +15,20 @@ Kafka refuses the commits of an old generation, but not its records. So three th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import TopicPartition as KafkaTP
 
 from ..errors import Transient
+from .book import TopicPartition
 from .records import Written
 from .security import client_arguments
+
+READ_RECORDS = 2000
+"""Most records that one reading of a changelog hands over: some ms of work, so that heartbeats are never late."""
 
 
 class Fenced(Transient):
@@ -68,13 +72,18 @@ class Lease:
 
 
 async def read(
-    bootstrap: str, security: Mapping[str, str], topic: str, partition: int, start: int, end: int
-) -> list[Written]:
-    """Return a changelog's records with `start` ≤ offset < `end`; `end` is at most the partition's.
+    bootstrap: str, security: Mapping[str, str], spans: Mapping[TopicPartition, tuple[int, int]]
+) -> AsyncGenerator[tuple[TopicPartition, list[Written]], None]:
+    """Yield the records of changelogs by partition, in order: those with start ≤ offset < end.
 
-    Raises `Transient` if the broker does not answer.
+    `spans`: partition → start and end, which is at most the partition's. Yields an empty list of any of them each half
+    second in which nothing comes.
+
+    Raises `Transient` if the broker does not answer at first; afterwards it is waited for.
     """
-    tp = TopicPartition(topic, partition)
+    left = {KafkaTP(*tp): end for tp, (start, end) in spans.items() if start < end}
+    if not left:
+        return
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
@@ -83,13 +92,19 @@ async def read(
     )
     try:
         await consumer.start()
-        consumer.assign([tp])
-        consumer.seek(tp, start)
-        found: list[Written] = []
-        while await consumer.position(tp) < end:
-            for batch in (await consumer.getmany(tp, timeout_ms=500)).values():
-                found += [r for r in batch if r.offset < end]
-        return found
+        consumer.assign(list(left))
+        for tp in left:
+            consumer.seek(tp, spans[TopicPartition(*tp)][0])
+        while left:
+            found = await consumer.getmany(*left, timeout_ms=500, max_records=READ_RECORDS)
+            for tp, records in found.items() or [(next(iter(left)), [])]:
+                end = left[tp]
+                yield (
+                    TopicPartition(*tp),
+                    records if not records or records[-1].offset < end else [r for r in records if r.offset < end],
+                )
+            for tp in [tp for tp, end in left.items() if await consumer.position(tp) >= end]:
+                del left[tp]
     except KafkaError as e:
         raise Transient(f"a changelog cannot be read ({type(e).__name__}); check the broker") from e
     finally:

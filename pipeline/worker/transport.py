@@ -1,6 +1,6 @@
 """Faust's Kafka transport, fed in micro-batches and run on the worker's own loop.
 
-Faust gives group membership, assignment, table recovery and the agent. Overridden (docs/decisions.md says why):
+Faust gives group membership, assignment and the agent. Overridden (docs/decisions.md says why):
 
 - one message per partition fetch instead of one per record: `value` is the list of fetched records, `offset` the
   last one's;
@@ -33,12 +33,15 @@ FETCH_BYTES = 1 << 20
 BATCH_RECORDS = 2000
 """Most records in one batch: about 30 ms of work, so that heartbeats on the same loop are never late."""
 
+DAY_MS = 24 * 60 * 60 * 1000
+"""A worker that does not fetch for so long would leave the group: while its tables are read, or the broker takes no
+output. One that hangs is found otherwise: heartbeats come from the same loop."""
+
 
 class Active:
     """The partitions that may be read, asked for anew each time; also when there are none.
 
-    aiokafka takes an empty set for "all". Faust's set is empty for a moment in each rebalance, in which a fetch that
-    waits would take everything that was fetched ahead: a changelog's records, after recovery has sought them.
+    aiokafka takes an empty set for "all". Faust's set is empty for a moment in each rebalance.
     """
 
     __slots__ = ("_live",)
@@ -87,7 +90,9 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.consumer.on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self.app.engine.lease.renew()  # the group has answered just now; its heartbeats begin later
+        engine = self.app.engine
+        engine.lease.renew()  # the group has answered just now; its heartbeats begin later
+        engine.assigned(generation_id, partitions(assigned))
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def crash(self, exc: BaseException) -> None:
@@ -115,7 +120,7 @@ class LoopThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             session_timeout_ms=int(engine.config.session_timeout * 1000),
             heartbeat_interval_ms=int(engine.config.session_timeout * 1000 / 10),
             rebalance_timeout_ms=60_000,
-            max_poll_interval_ms=300_000,
+            max_poll_interval_ms=DAY_MS,
             metadata_max_age_ms=30_000,
             **client_arguments(engine.config.security),
         )
@@ -160,10 +165,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._seek_due = False
         try:
             for tp in consumer.assignment():
-                if tp.topic in self.app.engine.sources:
-                    offset = await consumer.committed(tp)
-                    consumer.seek(tp, offset or 0)
-                    self._read_offset[TP(*tp)] = offset  # Faust drops what lies before
+                offset = await consumer.committed(tp)
+                consumer.seek(tp, offset or 0)
+                self._read_offset[TP(*tp)] = offset  # Faust drops what lies before
         except IllegalStateError:  # rebalanced meanwhile
             self._seek_due = True
 
@@ -185,13 +189,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return
         if sum(map(len, records.values())) < BATCH_RECORDS:
             self._fetch_at = self.loop.time() + self.app.engine.leg.pace
-        generation, sources = self.app.consumer_generation_id, self.app.engine.sources
+        generation = self.app.consumer_generation_id
         for tp, batch in records.items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 self._seek_due = True
                 break
-            # A changelog's records are never left out here: recovery seeks once and waits for the last of them.
-            if tp.topic in sources and (self._seek_due or began != generation):
+            if self._seek_due or began != generation:
                 self._seek_due = True
                 continue
             if active is None or tp in active:

@@ -55,14 +55,14 @@ def dawdle() -> None:
 
 
 def delay_watch() -> None:
-    inner = LegEngine._on_recovered
+    inner = LegEngine.recover
 
-    async def late(self: LegEngine, app: Any, **given: Any) -> None:
+    async def late(self: LegEngine, generation: int) -> bool:
         if self.leg.name == "watch":
             await asyncio.sleep(3)
-        await inner(self, app, **given)
+        return await inner(self, generation)
 
-    LegEngine._on_recovered = late  # type: ignore[method-assign]
+    LegEngine.recover = late  # type: ignore[method-assign]
 
 
 def given_short_sessions(config: type[engine.EngineConfig], **given: Any) -> engine.EngineConfig:

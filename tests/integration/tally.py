@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.adapters.topic_specs import CHANGELOG, CLAIM
+from pipeline.adapters.topic_specs import CHANGELOG, is_claim
 from pipeline.events import SourceBatch, Topic
 from pipeline.ports import STATE, Effects, Out, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
@@ -34,7 +34,7 @@ from pipeline.worker import engine, run
 from pipeline.worker.book import OffsetBook
 from pipeline.worker.fencing import Lease
 from pipeline.worker.output import Output
-from pipeline.worker.tables import ChangelogTable
+from pipeline.worker.tables import PartitionTable
 
 TABLE = "tally"
 
@@ -104,7 +104,7 @@ def always(*_: Any) -> bool:
 
 
 def of_a_changelog(batches: Any) -> bool:
-    return any(topic.endswith(CHANGELOG) and outs[0].key != CLAIM for topic, _, outs in batches)
+    return any(topic.endswith(CHANGELOG) and not is_claim(outs[0].key) for topic, _, outs in batches)
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
@@ -112,7 +112,7 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "changelog": (engine.LegEngine, "_write_state", always),
     "rows": (Output, "write_to", of_a_changelog),
     "settled": (OffsetBook, "settle", always),
-    "recovery": (ChangelogTable, "apply_changelog_batch", always),
+    "recovery": (PartitionTable, "recover", always),
     "revoked": (engine.LegEngine, "drain", always),
     "assigned": (engine.LegEngine, "_open", always),
 }

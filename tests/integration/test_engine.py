@@ -22,6 +22,7 @@ import msgspec
 import pytest
 
 from pipeline.adapters.brokers import Broker, ProcessBroker
+from pipeline.adapters.topic_specs import is_claim
 from pipeline.errors import Fatal
 from pipeline.events import Topic
 from pipeline.ports import Out
@@ -124,9 +125,11 @@ class Stage:
         return self.committed() == self._sent
 
     def check(self) -> Counter[bytes]:
-        """Nothing lost, and each origin counted once."""
+        """Nothing lost, and each origin counted once; and compaction takes no claim."""
         counts = self.outputs()
         assert counts.keys() == self.origins()
+        claims = [(r.partition, r.key) for r in read_all(self.bootstrap, self.changelog) if is_claim(r.key or b"")]
+        assert len(set(claims)) == len(claims) > 0
         assert {k: row.count for k, row in self.table().items()} == self.expected()
         return counts
 

@@ -20,7 +20,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from pipeline import settings, wiring
-from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, SOURCES, changelog_name, group_name
+from pipeline.adapters.topic_specs import CHANGELOGS, SOURCES, changelog_name, group_name, is_claim
 from pipeline.adapters.topics import counts
 from pipeline.demo import story
 from pipeline.errors import Misuse
@@ -77,7 +77,7 @@ def live(records: list[Got]) -> dict[tuple[int, bytes], bytes]:
     rows: dict[tuple[int, bytes], bytes | None] = {}
     for r in records:
         assert r.key is not None
-        if r.key != CLAIM:
+        if not is_claim(r.key or b""):
             rows[r.partition, r.key] = r.value
     return {place: value for place, value in rows.items() if value is not None}
 

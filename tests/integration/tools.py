@@ -15,7 +15,7 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from pipeline.adapters.topic_specs import CLAIM
+from pipeline.adapters.topic_specs import is_claim
 
 
 class Got(NamedTuple):
@@ -131,7 +131,7 @@ def last_values(records: Iterable[Got]) -> dict[bytes | None, bytes]:
     last: dict[bytes | None, bytes | None] = {}
     for r in records:
         last[r.key] = r.value
-    return {k: v for k, v in last.items() if v is not None and k != CLAIM}
+    return {k: v for k, v in last.items() if v is not None and not is_claim(k or b"")}
 
 
 def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int = 4) -> dict[tuple[str, int], int]:

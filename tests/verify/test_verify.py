@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pipeline.adapters.topic_specs import CLAIM
 from pipeline.errors import Transient
 from pipeline.events import Origin, Topic
 from pipeline.stages.identity_rows import Row, decode_row, encode, pack, unpack
@@ -587,10 +588,10 @@ def test_evidence_of_no_token(world: Topology) -> None:
     assert world.only(Check.TABLES).first == [f"{EVIDENCE}//2/{found.offset}"]
 
 
-def test_the_empty_key_of_a_changelog_is_no_row(world: Topology) -> None:
+def test_a_claim_on_a_changelog_is_no_row(world: Topology) -> None:
     for name in (TOKENS, EVIDENCE, SUBJECT_KEYS):
         for value in (b"claim", None):
-            world.append(name, 1, b"", value)
+            world.append(name, 1, CLAIM + b"7", value)
     assert world.report().ok
 
 

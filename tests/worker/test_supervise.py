@@ -93,10 +93,10 @@ def supervised(script: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("code", [0, 1, 5])
 def test_a_signal_is_passed_on_and_the_worker_is_not_started_again(number: signal.Signals, code: int) -> None:
-    script = (
-        "import os, signal, time;"
-        f"signal.signal({int(number)}, lambda *_: (os.write(1, b'told\\n'), os._exit({code})));"
-        "os.write(1, b'up\\n'); time.sleep(60)"
+    script = (  # a handler could be called too late: a sleep that begins just then goes on
+        "import os, signal;"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(number)}}});"
+        f"os.write(1, b'up\\n'); signal.sigwait({{{int(number)}}}); os.write(1, b'told\\n'); os._exit({code})"
     )
     process = supervised(script)
     try:
