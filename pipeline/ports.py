@@ -97,6 +97,11 @@ class Leg(Protocol):
         """Seconds that input may wait, so that more of it is worked on together: 0.005 where somebody waits."""
 
     @property
+    def stretch(self) -> int:
+        """How many times the usual records a checkpoint may take in while the stream lags: more than 1 where what they
+        cause for one key is written once."""
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables; a partition leg gets one `Table` for each."""
 

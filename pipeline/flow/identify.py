@@ -45,7 +45,7 @@ from ..stages.identity_rows import (
 from ..stages.link import Rules
 from ..stages.resolve import Resolver
 
-CACHED = 32_768
+CACHED = 65_536
 """Decoded rows, and as many clusters, that a process keeps between checkpoints (about 1.5 kB each)."""
 
 KNOWN_EDGES = 256 * DIGEST
@@ -67,6 +67,7 @@ class IdentifyLeg:
 
     name = "identify"
     pace = 0.005
+    stretch = 4
     sources: tuple[str, ...] = (Topic.PROTECTED.value, Topic.IDENTITY.value)
     tables: tuple[str, ...] = ("tokens", "evidence")
 

@@ -44,6 +44,7 @@ class ProtectLeg:
 
     name = "protect"
     pace = 0.005
+    stretch = 1
     sources: tuple[str, ...] = (Topic.RAW.value,)
     tables: tuple[str, ...] = (KEYS,)
 

@@ -42,6 +42,7 @@ class WatchLeg:
 
     name = "watch"
     pace = 0.2
+    stretch = 1
     sources = (Topic.PROTECTED.value, Topic.REJECTED.value, Topic.WATCH.value)
     tables = (OPEN, STATE_TABLE)
 

@@ -63,9 +63,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     compression: str = "none"
     """Of what is written: none, gzip, snappy, lz4 or zstd."""
     checkpoint_records: int = 10_000
-    """At most so many records are taken in between two checkpoints: bounds memory and what a crash repeats."""
+    """At most so many records, × `Leg.stretch`, are taken in between two checkpoints: bounds memory and what a crash
+    repeats."""
     checkpoint_seconds: float = 0.5
-    """While records keep coming, a checkpoint begins at the latest after this time."""
+    """While records keep coming, a checkpoint begins at the latest after this time, unless more are waiting than may be
+    taken in."""
     commit_seconds: float = 1.0
     drain_seconds: float = 9.0
     """How long a SIGTERM or a rebalance waits for the last checkpoint; then it is given up, unacknowledged."""
@@ -117,8 +119,10 @@ class LegEngine:
         )
         self.sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
+        self._most_taken = config.checkpoint_records * leg.stretch
         self._taken = 0  # records since the last checkpoint began
         self._taken_at = 0.0
+        self._lag = 0  # records that wait at the broker, as of the last tick
         self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
         self._flush: asyncio.Task[None] | None = None
         self._accepting = False
@@ -350,7 +354,7 @@ class LegEngine:
         self._taken += len(records)
         self._latest = max(self._latest, records[-1].timestamp)
         self._wake.set()
-        while self._taken >= self.config.checkpoint_records and not self.failed.done():
+        while self._taken >= self._most_taken and not self.failed.done():
             if self._flush is None:
                 self._begin()
             else:
@@ -402,7 +406,8 @@ class LegEngine:
                 if self._flush is not None:
                     await asyncio.wait({self._flush})
                     continue
-                if self._idle() or time.perf_counter() - self._taken_at >= self.config.checkpoint_seconds:
+                waited = time.perf_counter() - self._taken_at
+                if self._idle() or (waited >= self.config.checkpoint_seconds and self._lag < self._most_taken):
                     self._begin()
                 else:
                     await asyncio.sleep(0.005)
@@ -428,12 +433,14 @@ class LegEngine:
     def _report_lag(self) -> dict[int, bool]:
         consumer: Consumer = self.app.consumer
         caught_up: dict[int, bool] = {}
+        self._lag = 0
         for tp in consumer.assignment():
             if tp.topic not in self.sources:
                 continue
             at = TopicPartition(tp.topic, tp.partition)
             end, read = consumer.high_water(at), self.book.next_offset(at)
             lag = 0 if end is None or read is None else max(0, end - read)
+            self._lag += lag
             self.metrics.lag(self.leg.name, self.sources[tp.topic], tp.partition, lag)
             caught_up[tp.partition] = caught_up.get(tp.partition, True) and lag == 0
         return caught_up

@@ -33,7 +33,7 @@ def run(makers: Makers, config: EngineConfig, metrics: Metrics) -> int:
     """Block until SIGTERM or SIGINT (0: everything taken in is durable and committed), or a failure (its exit code)."""
     requirements.check()
     records.install()
-    gc.set_threshold(50_000, 20, 100)  # batches allocate by the ten thousand and free by reference count
+    gc.set_threshold(400_000, 20, 100)  # most of what batches make is freed by its reference count
     with Journal(Path(config.state_dir)) as journal:
         return asyncio.run(_run(makers, config, metrics, journal))
 

@@ -84,6 +84,7 @@ class TallyPart:
 class TallyLeg:
     name = "tally"
     pace = 0.005
+    stretch = 1
     sources = (Topic.RAW,)
     tables = (TABLE,)
 

@@ -57,6 +57,7 @@ class RejectingPart(Part):
 class Leg:
     name = "some"
     pace = 0.0
+    stretch = 1
     sources = (TOPIC,)
     tables = ()
 

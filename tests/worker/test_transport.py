@@ -1,6 +1,6 @@
 """What the consumer hands over, and where it reads on, around a seek and a rebalance.
 
-Mutations seen red: batches of an old generation are handed over; a changelog's are left out; the seek is forgotten when
+Mutations seen red: batches of an old generation are handed over; the seek is forgotten when
 it fails; what was fetched before a due seek is handed over; a batch after the flow was stopped is handed over.
 """
 
@@ -20,7 +20,7 @@ from faust.types import TP
 from pipeline.events import RawRecord
 from pipeline.worker.transport import Active, Consumer
 
-RAW, LOG = TP("raw", 0), TP("changelog", 0)
+RAW, OTHER = TP("raw", 0), TP("raw", 1)
 
 
 class Broker:
@@ -47,9 +47,9 @@ class Fetching(Consumer):
     """The consumer with fetches made by hand: `fetched(tp, …)` returns them, `meanwhile` happens during the fetch."""
 
     def __init__(self, *tps: TP, meanwhile: Callable[[Fetching], None] = lambda _: None) -> None:
-        self.broker = Broker({KafkaTP(*RAW): 7, KafkaTP("raw", 1): None, KafkaTP(*LOG): 3})
+        self.broker = Broker({KafkaTP(*RAW): 7, KafkaTP(*OTHER): None})
         self._thread = SimpleNamespace(_ensure_consumer=lambda: self.broker)
-        engine = SimpleNamespace(sources={"raw": "events.raw"}, leg=SimpleNamespace(pace=0.05))
+        engine = SimpleNamespace(leg=SimpleNamespace(pace=0.05))
         self.app = SimpleNamespace(consumer_generation_id=1, engine=engine)
         self.flow_active = True
         self._read_offset: dict[TP, int | None] = {}
@@ -82,18 +82,18 @@ async def test_a_partitions_fetch_is_one_message_that_holds_the_records() -> Non
     assert message.generation_id == 1
 
 
-async def test_what_was_fetched_across_a_rebalance_is_read_again_but_a_changelogs_records_are_kept() -> None:
-    consumer = Fetching(RAW, LOG, meanwhile=rebalance)
-    assert await consumer.handed_over() == [LOG]
+async def test_what_was_fetched_across_a_rebalance_is_read_again() -> None:
+    consumer = Fetching(RAW, OTHER, meanwhile=rebalance)
+    assert await consumer.handed_over() == []
     consumer._meanwhile = lambda _: None
-    assert await consumer.handed_over() == [RAW, LOG]
-    assert consumer.broker.at == {KafkaTP(*RAW): 7, KafkaTP("raw", 1): 0}, "sought before, the sources only"
-    assert consumer._read_offset == {RAW: 7, TP("raw", 1): None}
+    assert await consumer.handed_over() == [RAW, OTHER]
+    assert consumer.broker.at == {KafkaTP(*RAW): 7, KafkaTP(*OTHER): 0}, "sought before"
+    assert consumer._read_offset == {RAW: 7, OTHER: None}
 
 
 async def test_what_was_fetched_before_a_due_seek_is_read_again() -> None:
-    consumer = Fetching(LOG, RAW, meanwhile=lambda c: c.perform_seek().close())  # type: ignore[attr-defined]
-    assert await consumer.handed_over() == [LOG]
+    consumer = Fetching(RAW, meanwhile=lambda c: c.perform_seek().close())  # type: ignore[attr-defined]
+    assert await consumer.handed_over() == []
     assert consumer._seek_due
 
 
@@ -107,7 +107,7 @@ async def test_a_seek_that_a_rebalance_overtook_is_done_again() -> None:
 
 @pytest.mark.parametrize("event", ["stopped", "rebalanced"])
 async def test_nothing_is_handed_over_after_the_flow_was_stopped_or_the_group_rebalanced(event: str) -> None:
-    consumer = Fetching(RAW, TP("raw", 1), LOG)
+    consumer = Fetching(RAW, OTHER, TP("raw", 2))
     found = []
     async for tp, _ in consumer.getmany(1.0):
         found.append(tp)
