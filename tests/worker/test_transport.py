@@ -135,5 +135,5 @@ def test_no_active_partition_is_not_all_of_them() -> None:
     live.clear()
     assert active
     assert RAW not in active
-    live.add(LOG)
-    assert KafkaTP(*LOG) in active
+    live.add(OTHER)
+    assert KafkaTP(*OTHER) in active
