@@ -2,25 +2,30 @@
 
 Mutations seen red: the note is cleared before `on_batch`; an exception clears it; known errors are deaths; struck when
 durable, or before the commit succeeded, or never; a leg that cannot reject skips the record; a failed leg begins a
-checkpoint; batches, or ticks, before all legs may go.
+checkpoint; batches, or ticks, before all legs may go; rows of partitions that went stay, or those of partitions that
+stayed are read again; an assignment that was overtaken is served, or opened, or read to its end; it is read without a
+claim; who lost the lease drains, or keeps rows; a leg that cannot open is not failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from pipeline.adapters.topic_specs import CLAIM, is_claim
 from pipeline.errors import Corrupt, Fatal, Transient
 from pipeline.events import RawRecord, SourceBatch
-from pipeline.ports import STATE, Effects, PartitionLeg, Table
+from pipeline.ports import STATE, Effects, Out, PartitionLeg, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker.book import TopicPartition
 from pipeline.worker.engine import EngineConfig, LegEngine
 from pipeline.worker.journal import Journal
+from pipeline.worker.output import Placed
+from pipeline.worker.records import Written
 
 TOPIC = "events.raw"
 AT = TopicPartition(TOPIC, 0)
@@ -225,3 +230,171 @@ async def test_nothing_is_taken_in_and_no_tick_comes_before_all_may_go(life: Cal
     await tasks[0]
     assert (0, 0) in part.taken
     tasks[1].cancel()
+
+
+# -- what it was given ------------------------------------------------------------------------------------------------
+
+
+class Changelog:
+    """The one table's changelog, at the broker: by partition, and what `Output` is to the engine."""
+
+    def __init__(self) -> None:
+        self.producer_id = 7
+        self.restarted = 0
+        self.logs: dict[int, list[Written]] = {}
+        self.reads: list[dict[int, tuple[int, int]]] = []
+        self.handed_over = 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """Happens once, between two records that are read."""
+
+    def append(self, partition: int, key: bytes, value: bytes | None, writer: int) -> int:
+        log = self.logs.setdefault(partition, [])
+        log.append(Written(len(log), 0, key, value, writer))
+        return log[-1].offset
+
+    async def write_to(self, batches: Sequence[tuple[str, int, Sequence[Out]]]) -> list[list[Placed]]:
+        return [
+            [Placed(self.append(partition, out.key, out.value, self.producer_id), 1) for out in outs]
+            for _, partition, outs in batches
+        ]
+
+    async def read(
+        self, spans: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncGenerator[tuple[TopicPartition, list[Written]], None]:
+        self.reads.append({tp.partition: span for tp, span in spans.items()})
+        for tp, (start, end) in spans.items():
+            for record in self.logs[tp.partition][start:end]:
+                self.handed_over += 1
+                yield tp, [record]
+                if self.meanwhile is not None:
+                    meanwhile, self.meanwhile = self.meanwhile, None
+                    await meanwhile()
+
+    async def start(self) -> None:
+        self.restarted += 1
+        self.producer_id += 1
+
+    async def stop(self) -> None:
+        pass
+
+    def claimed_by(self, partition: int) -> list[int]:
+        return [r.producer_id for r in self.logs.get(partition, []) if r.key is not None and is_claim(r.key)]
+
+
+class Tabled(Leg):
+    tables = ("rows",)
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[LegEngine]:
+    with Journal(tmp_path) as journal:
+        config = EngineConfig(bootstrap="127.0.0.1:1", state_dir=str(tmp_path))
+        engine = LegEngine(Tabled(), config, PrometheusMetrics(), IDS, journal)
+        engine.lease.renew()
+        engine._output = changelog = Changelog()  # type: ignore[assignment]
+        engine._read = changelog.read  # type: ignore[method-assign]
+        engine.app.consumer = SimpleNamespace(commit_offsets=None, assignment=set)
+        yield engine
+
+
+def changelog_of(engine: LegEngine) -> Changelog:
+    assert isinstance(engine._output, Changelog)
+    return engine._output
+
+
+def rows_of(engine: LegEngine) -> dict[int, dict[bytes, bytes]]:
+    return {number: table.rows for number, table in engine._tables["rows"].items()}
+
+
+async def give(engine: LegEngine, generation: int, *numbers: int) -> bool:
+    """As the group does at each rebalance: takes everything away, then assigns."""
+    await engine._on_revoked(engine.app, set())
+    engine.assigned(generation, [TopicPartition(TOPIC, number) for number in numbers])
+    return await engine.recover(generation)
+
+
+async def test_what_was_assigned_is_claimed_and_then_read(owner: LegEngine) -> None:
+    changelog = changelog_of(owner)
+    changelog.append(0, b"a", b"1", 1)
+    changelog.append(1, b"b", b"2", 1)
+    assert await give(owner, 1, 0, 1)
+    assert rows_of(owner) == {0: {b"a": b"1"}, 1: {b"b": b"2"}}
+    assert changelog.reads == [{0: (0, 1), 1: (0, 1)}]
+    assert [changelog.claimed_by(p) for p in (0, 1)] == [[7], [7]]
+    assert owner.opened.is_set()
+    assert sorted(owner._parts) == [0, 1]
+
+
+async def test_an_assignment_that_was_overtaken_claims_nothing(owner: LegEngine) -> None:
+    owner.assigned(1, [TopicPartition(TOPIC, 0)])
+    owner.assigned(2, [TopicPartition(TOPIC, 1)])
+    assert not await owner.recover(1)
+    assert not changelog_of(owner).logs
+    assert await owner.recover(2)
+    await owner._on_revoked(owner.app, set())
+    assert not await owner.recover(2)
+    assert changelog_of(owner).claimed_by(0) == []
+    assert not owner._accepting
+
+
+async def test_what_is_taken_away_while_it_is_read_is_not_opened_and_read_on_later(owner: LegEngine) -> None:
+    changelog = changelog_of(owner)
+    for i in range(4):
+        changelog.append(0, b"%d" % i, b"1", 1)
+
+    async def revoked() -> None:
+        await owner._on_revoked(owner.app, set())
+
+    changelog.meanwhile = revoked
+    assert not await give(owner, 1, 0)
+    assert changelog.handed_over == 2, "the rest is not waited for"
+    assert not owner._accepting
+    assert not owner._parts
+    assert not owner.failed.done()
+    changelog.append(0, b"3", b"9", 1)  # after our claim: counts for nothing
+    assert await give(owner, 2, 0)
+    assert rows_of(owner) == {0: {b"%d" % i: b"1" for i in range(4)}}
+
+
+async def test_rows_stay_where_the_partition_stays_and_go_with_it(owner: LegEngine) -> None:
+    changelog = changelog_of(owner)
+    changelog.append(0, b"a", b"1", 1)
+    changelog.append(1, b"b", b"1", 1)
+    assert await give(owner, 1, 0, 1)
+    changelog.append(0, b"a", b"2", 5)  # of an earlier owner, late: counts for nothing
+    assert await give(owner, 2, 0)
+    assert changelog.reads[1] == {0: (2, 3)}, "nothing is read that stayed"
+    claim(changelog, 1, 9)
+    changelog.append(1, b"b", b"2", 9)
+    changelog.append(1, b"b", b"3", 7)  # of this worker, late
+    assert await give(owner, 3, 0, 1)
+    assert changelog.reads[2][1] == (0, 5), "what another one had meanwhile is read anew"
+    assert rows_of(owner) == {0: {b"a": b"1"}, 1: {b"b": b"2"}}
+
+
+async def test_who_was_out_of_the_group_reads_everything_anew_as_another_writer(owner: LegEngine) -> None:
+    changelog = changelog_of(owner)
+    changelog.append(0, b"a", b"1", 1)
+    assert await give(owner, 1, 0)
+    owner._tables["rows"][0].put(b"a", b"never acknowledged")
+    owner.lease._until = 0
+    await owner._on_revoked(owner.app, set())
+    assert changelog.restarted == 1
+    owner.lease.renew()
+    assert await give(owner, 2, 0)
+    assert changelog.reads[1] == {0: (0, 2)}
+    assert rows_of(owner) == {0: {b"a": b"1"}}
+    assert changelog.claimed_by(0) == [7, 8]
+
+
+async def test_a_row_that_cannot_be_read_fails_the_leg_unless_it_was_taken_away_meanwhile(owner: LegEngine) -> None:
+    def corrupt(partition: int, tables: dict[str, Table]) -> PartitionLeg:
+        raise Corrupt("a row")
+
+    owner.leg.open = corrupt  # type: ignore[method-assign]
+    assert not await give(owner, 1, 0)
+    assert isinstance(owner.failed.result(), Corrupt)
+
+
+def claim(changelog: Changelog, partition: int, writer: int) -> None:
+    changelog.append(partition, CLAIM + b"%d" % writer, b"claim", writer)
