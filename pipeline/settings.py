@@ -8,6 +8,7 @@ rule, never the value: it may be a password.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -31,6 +32,12 @@ _SERVERS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\Z")
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    insecure: bool = Field(
+        default=False,
+        description="Connect to Kafka, and listen, beyond this machine without TLS: where a proxy has it, or to try "
+        "out. Said at each start.",
+    )
+
     # Kafka
     kafka: str | None = Field(
         default=None,
@@ -38,7 +45,7 @@ class Settings(BaseSettings):
     )
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
-        description="Kafka's security.protocol. PLAINTEXT suits one machine only; use SASL_SSL or SSL.",
+        description="Kafka's security.protocol. Without SSL for a Kafka on this machine only.",
     )
     kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         default="SCRAM-SHA-512", description="SASL mechanism; the strongest that Kafka stores itself."
@@ -126,10 +133,6 @@ class Settings(BaseSettings):
     )
     serve_cert_file: Path | None = Field(default=None, description="PEM certificate to serve profiles by TLS.")
     serve_cert_key_file: Path | None = Field(default=None, description="PEM key of that certificate.")
-    serve_insecure: bool = Field(
-        default=False,
-        description="Serve profiles without TLS at addresses that are not loopback: for a TLS proxy in front alone.",
-    )
     serve_token_file: Path | None = Field(
         default=None,
         description="File (mode 0600) with the bearer token that who asks must have, 32 characters at least. None: "
@@ -191,6 +194,11 @@ class Settings(BaseSettings):
                 raise ValueError("SEALSTREAM_KAFKA_USERNAME is needed with SASL")
             if (self.kafka_password is None) == (self.kafka_password_file is None):
                 raise ValueError("exactly one of SEALSTREAM_KAFKA_PASSWORD and …_PASSWORD_FILE is needed with SASL")
+        if self.in_clear() and not self.insecure:
+            raise ValueError(
+                f"{' and '.join(self.in_clear())}: not encrypted on the way to or from other machines; set up TLS, or "
+                "SEALSTREAM_INSECURE=true"
+            )
         if (self.kafka_cert_file is None) != (self.kafka_cert_key_file is None):
             raise ValueError("SEALSTREAM_KAFKA_CERT_FILE and …_CERT_KEY_FILE go together")
         if (self.http_cert_file is None) != (self.http_key_file is None):
@@ -198,6 +206,15 @@ class Settings(BaseSettings):
         if (self.serve_cert_file is None) != (self.serve_cert_key_file is None):
             raise ValueError("SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE go together")
         return self
+
+    def in_clear(self) -> list[str]:
+        """The settings by which something goes beyond this machine without TLS."""
+        found = []
+        if self.kafka is not None and not self.kafka_security.endswith("SSL") and not _all_here(self.kafka):
+            found.append("SEALSTREAM_KAFKA_SECURITY")
+        if self.http != "off" and self.http_cert_file is None and not _all_here(self.http):
+            found.append("SEALSTREAM_HTTP")
+        return found
 
     def bootstrap(self) -> str:
         """Return the bootstrap servers, or raise `Misuse` saying how to give them."""
@@ -274,3 +291,15 @@ def _rule(error: Any) -> str:
     if not error["loc"]:
         return message
     return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}"
+
+
+def _all_here(servers: str) -> bool:
+    return all(is_loopback(server.strip().rpartition(":")[0].strip("[]")) for server in servers.split(","))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine for this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -154,7 +154,7 @@ def snapshot(config: Settings, wait: float, tell: Callable[[Mapping[str, int]], 
     names = {name: _topic_of(config, name) for name in run.LOGS}
     with positions(config) as at:
         at.bounds(Topic.RAW)  # an absent topic is told as such
-        ids = topic_ids(config.bootstrap(), names.values(), config.security())
+        ids = topic_ids(config.bootstrap(), config.security(), names.values())
         incarnations = {name: ids[topic] for name, topic in names.items()}
 
         def open_reader(name: str) -> Reader:
@@ -260,6 +260,7 @@ def work(names: Sequence[str], config: Settings) -> int:
     from .worker.run import run
 
     logs.configure(config.log_format, config.log_level)
+    _say_what_is_in_clear(config)
     engine = EngineConfig(
         bootstrap=config.bootstrap(),
         security=config.security(),
@@ -313,28 +314,36 @@ def profile_store(config: Settings) -> ProfileStore:
 
 def serve(config: Settings, host: str, port: int) -> int:
     """Serve profiles in this process until SIGTERM; return the exit code."""
+    from .certificates import server_context
     from .serve.follow import Follower
     from .serve.guard import check_address, guard
     from .serve.lookup import Lookup
     from .serve.run import Listen, run
     from .telemetry import logs
-    from .telemetry.endpoint import tls_context
     from .telemetry.metrics import PrometheusMetrics
 
     def now() -> int:
         return int(time.time() * 1000)
 
     logs.configure(config.log_format, config.log_level)
+    _say_what_is_in_clear(config)
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # it repeats what the follower says once
     ask = guard(config.serve_token_file)
     cert, key = config.serve_cert_file, config.serve_cert_key_file
-    tls = None if cert is None else tls_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
-    check_address(host, tls=tls is not None, insecure=config.serve_insecure, token=not ask.open)
+    tls = None if cert is None else server_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
+    check_address(host, tls=tls is not None, insecure=config.insecure, token=not ask.open)
     tokenizer = key_ring(config).tokenizer(cached=0)  # whom somebody has asked for is not kept
     metrics = PrometheusMetrics()
     with closing(profile_store(config)) as store:
         follower = Follower(_kafka(config), config.topic_prefix + Topic.PROFILES, store, metrics, now)
         return run(Lookup(store, tokenizer, now), follower, ask, metrics, Listen(host, port, tls))
+
+
+def _say_what_is_in_clear(config: Settings) -> None:
+    import structlog
+
+    if in_clear := config.in_clear():
+        structlog.get_logger(__name__).warning("not encrypted: SEALSTREAM_INSECURE allows it", settings=in_clear)
 
 
 def supervised(arguments: Sequence[str], config: Settings) -> int:

@@ -57,7 +57,7 @@ def kafka(broker: Broker) -> str:
 @pytest.fixture(scope="session")
 def kafka_admin(kafka: str) -> AdminClient:
     """One client for the session: a client that goes out of scope takes its pending requests with it."""
-    return AdminClient(kafka_topics.admin_config(kafka))
+    return AdminClient(kafka_topics.admin_config(kafka, None))
 
 
 @pytest.fixture

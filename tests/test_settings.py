@@ -61,6 +61,7 @@ def test_a_variable_sets_the_field_of_its_name_in_the_type_of_the_field() -> Non
             "SEALSTREAM_STATE_DIR": "/var/lib/sealstream",
             "SEALSTREAM_COMPRESSION": "zstd",
             "SEALSTREAM_KAFKA": "a.example:9092, [::1]:9093",
+            "SEALSTREAM_INSECURE": "true",
         }
     )
     assert (found.partitions, found.session_seconds, found.compression) == (16, 7.5, "zstd")
@@ -184,7 +185,7 @@ def test_an_override_is_checked_like_a_variable() -> None:
         ("http", f"http://{CANARY}:9464", "must read host:port, or off"),
         ("serve", "off", "must read host:port"),
         ("serve", f"{CANARY}:65536", "must read host:port"),
-        ("serve_insecure", CANARY, "valid boolean"),
+        ("insecure", CANARY, "valid boolean"),
         ("log_format", CANARY, "'console'"),
         ("log_level", CANARY, "'warning'"),
     ],
@@ -221,7 +222,7 @@ def test_a_password_is_in_no_repr_and_in_no_message_of_another_fault(text: str) 
 
 @pytest.mark.parametrize("listen", ["off", "0.0.0.0:0", "[::1]:9464", "localhost:65535"])
 def test_the_endpoint_listens_at_a_host_and_port_or_not_at_all(listen: str) -> None:
-    assert settings.load({"SEALSTREAM_HTTP": listen}).http == listen
+    assert settings.load({"SEALSTREAM_HTTP": listen, "SEALSTREAM_INSECURE": "true"}).http == listen
 
 
 def test_the_database_of_profiles_is_in_the_state_directory_unless_it_is_given() -> None:
@@ -319,7 +320,35 @@ def test_a_passwords_file_that_cannot_be_read_is_misuse_by_its_variable(tmp_path
 
 
 def test_plaintext_has_no_security_properties() -> None:
-    assert settings.load({"SEALSTREAM_KAFKA": "a:1", "SEALSTREAM_KAFKA_USERNAME": "worker"}).security() == {}
+    assert settings.load({"SEALSTREAM_KAFKA": "[::1]:1", "SEALSTREAM_KAFKA_USERNAME": "worker"}).security() == {}
+
+
+HERE = ["127.0.0.1:1", "localhost:1,127.9.9.9:2", "[::1]:1"]
+ELSEWHERE = ["kafka:1", "localhost:1,10.0.0.1:2", "[2001:db8::1]:1", "localhost.example:1", "127.0.0.1.example:1"]
+
+
+@pytest.mark.parametrize("kafka", ELSEWHERE)
+@pytest.mark.parametrize("security", ["PLAINTEXT", "SASL_PLAINTEXT"])
+def test_another_machines_kafka_needs_tls_or_somebody_who_says_that_it_does_not(kafka: str, security: str) -> None:
+    given = {**SASL, "SEALSTREAM_KAFKA_PASSWORD": "x", "SEALSTREAM_KAFKA": kafka, "SEALSTREAM_KAFKA_SECURITY": security}
+    message = refusal(given)
+    assert message.startswith("SEALSTREAM_KAFKA_SECURITY: not encrypted")
+    assert "SEALSTREAM_INSECURE=true" in message
+    assert settings.load({**given, "SEALSTREAM_INSECURE": "true"}).in_clear() == ["SEALSTREAM_KAFKA_SECURITY"]
+    assert settings.load({**given, "SEALSTREAM_KAFKA_SECURITY": "SASL_SSL"}).in_clear() == []
+
+
+@pytest.mark.parametrize("kafka", HERE)
+def test_this_machines_kafka_needs_none(kafka: str) -> None:
+    assert settings.load({"SEALSTREAM_KAFKA": kafka}).in_clear() == []
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "host:1"])
+def test_an_endpoint_that_others_reach_needs_tls_or_somebody_who_says_that_it_does_not(listen: str) -> None:
+    assert refusal({"SEALSTREAM_HTTP": listen}).startswith("SEALSTREAM_HTTP: not encrypted")
+    tls = {"SEALSTREAM_HTTP_CERT_FILE": "/c", "SEALSTREAM_HTTP_KEY_FILE": "/k"}
+    assert settings.load({"SEALSTREAM_HTTP": listen, **tls}).in_clear() == []
+    assert settings.load({"SEALSTREAM_HTTP": listen, "SEALSTREAM_INSECURE": "1"}).in_clear() == ["SEALSTREAM_HTTP"]
 
 
 def test_security_goes_by_librdkafkas_names() -> None:

@@ -175,16 +175,16 @@ class Refold:
 
     def _renew(self, made: Sequence[Spec], *, untouched: bool) -> None:
         """`untouched`: nothing was deleted before, so if the first deletion is refused all is as it was."""
-        before = topics.topic_ids(self._kafka[0], self._plan.changelogs, self._kafka[1])
+        before = topics.topic_ids(*self._kafka, self._plan.changelogs)
         self._tell(f"deleting {', '.join(self._plan.changelogs)}")
         try:
             topics.remove(*self._kafka, self._plan.changelogs)
         except Misuse:
-            if untouched and topics.topic_ids(self._kafka[0], self._plan.changelogs, self._kafka[1]) == before:
+            if untouched and topics.topic_ids(*self._kafka, self._plan.changelogs) == before:
                 control.put(*self._kafka, self._plan.control, _MARKER, None)
             raise
         self._tell(f"making {', '.join(self._plan.changelogs)}")
         topics.apply(*self._kafka, made)
-        after = topics.topic_ids(self._kafka[0], self._plan.changelogs, self._kafka[1])
+        after = topics.topic_ids(*self._kafka, self._plan.changelogs)
         if any(after[name] in ("", before[name]) for name in after):
             raise Transient("Kafka has not made the changelogs again yet; repeat `sealstream identity refold`")

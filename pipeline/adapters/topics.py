@@ -76,7 +76,7 @@ class TopicReport(msgspec.Struct, frozen=True):
     differences: tuple[str, ...] = ()
 
 
-def admin_config(bootstrap: str, security: Mapping[str, str] | None = None) -> dict[str, Any]:
+def admin_config(bootstrap: str, security: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the configuration of a confluent-kafka client; `security` by librdkafka's names (`Settings.security`)."""
     return {
         **(security or {}),
@@ -106,7 +106,7 @@ def check(
 
 
 def topic_ids(
-    bootstrap: str, names: Iterable[str], security: Mapping[str, str] | None = None, *, timeout: float = 15.0
+    bootstrap: str, security: Mapping[str, str] | None, names: Iterable[str], *, timeout: float = 15.0
 ) -> dict[str, str]:
     """Return each topic's incarnation: Kafka's topic id, 32 hex; "" without (no such topic, mock cluster).
 
@@ -387,4 +387,4 @@ def explain(error: KafkaException, topic: str = "") -> SealstreamError:
     where = f"topic {topic}: " if topic else ""
     if code in _REFUSED:
         return Misuse(f"{where}{_REFUSED[code]} ({name})")
-    return Transient(f"{where}Kafka does not answer ({name}); is it up, and is SEALSTREAM_KAFKA right?")
+    return Transient(f"{where}Kafka does not answer ({name}); is it up, and is SEALSTREAM_KAFKA… right?")

@@ -116,7 +116,7 @@ class Follower:
             raise unreachable(error) from None
 
     def _incarnation(self) -> str:
-        return topic_ids(self._kafka[0], [self._topic], self._kafka[1])[self._topic]
+        return topic_ids(*self._kafka, [self._topic])[self._topic]
 
     def _begin(self, incarnation: str, ends: Mapping[int, int]) -> dict[int, int]:
         now = self._now()

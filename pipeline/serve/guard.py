@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from pathlib import Path
 
 from ..adapters import private_file
 from ..errors import Misuse
+from ..settings import is_loopback
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{32,512}\Z")  # RFC 6750: b64token
 _MAX_BYTES = 513
@@ -52,14 +52,6 @@ def guard(token_file: Path | None) -> Guard:
     return Guard(token)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine for this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def asks_loopback(header: str) -> bool:
     """Whether a header `Host`, with a port or without, has such a name."""
     name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
@@ -75,5 +67,5 @@ def check_address(host: str, *, tls: bool, insecure: bool, token: bool) -> None:
     if not tls and not insecure:
         raise Misuse(
             "serving beyond this machine needs TLS: set SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE "
-            "(SEALSTREAM_SERVE_INSECURE=true behind a proxy that has it)"
+            "(SEALSTREAM_INSECURE=true behind a proxy that has it)"
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
+from ..certificates import server_context
 from ..errors import Misuse
 from .metrics import PrometheusMetrics
 
@@ -81,7 +81,7 @@ def serving(
         yield 0
         return
     host, _, port = listen.rpartition(":")
-    tls = None if cert is None else tls_context(cert, key, "SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE")
+    tls = None if cert is None else server_context(cert, key, "SEALSTREAM_HTTP_CERT_FILE and …_KEY_FILE")
     server = _bind(host.strip("[]"), int(port), app(metrics))
     if tls is not None:
         # The handshake is left to the request's thread, so that a client that says nothing does not hold up the others.
@@ -105,16 +105,6 @@ def _bind(host: str, port: int, application: Wsgi) -> _Server:
             f"cannot listen at SEALSTREAM_HTTP: {error.strerror or type(error).__name__} "
             "(another worker on this machine? give each its own port, port 0 for any, or `off`)"
         ) from None
-
-
-def tls_context(cert: Path, key: Path | None, settings: str) -> ssl.SSLContext:
-    """Return the context of a server. `Misuse`, with the names of the settings, if the files do not load."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError):
-        raise Misuse(f"{settings} do not load as a PEM certificate and its key") from None
-    return context
 
 
 def _status(good: bool) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from aiokafka.helpers import create_ssl_context
+from ..certificates import ClientContext
 
 _NAMES = {
     "security.protocol": "security_protocol",
@@ -20,11 +20,6 @@ def client_arguments(security: Mapping[str, str]) -> dict[str, Any]:
     """Return keyword arguments of aiokafka's clients; TLS is 1.2 or later, and the broker's name is verified."""
     found: dict[str, Any] = {ours: security[theirs] for theirs, ours in _NAMES.items() if theirs in security}
     if found.get("security_protocol", "").endswith("SSL"):
-        context: ssl.SSLContext = create_ssl_context(
-            cafile=security.get("ssl.ca.location"),
-            certfile=security.get("ssl.certificate.location"),
-            keyfile=security.get("ssl.key.location"),
-        )
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        found["ssl_context"] = context
+        paths = (security.get(f"ssl.{name}.location") for name in ("ca", "certificate", "key"))
+        found["ssl_context"] = ClientContext(*(None if path is None else Path(path) for path in paths))
     return found

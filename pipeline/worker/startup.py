@@ -49,7 +49,7 @@ async def await_topics(config: EngineConfig, groups: Sequence[Sequence[str]]) ->
     """
     names = sorted({t for group in groups for t in group})
     counts, ids = await answered(
-        lambda: (_partition_counts(config), topic_ids(config.bootstrap, names)), config.bootstrap
+        lambda: (_partition_counts(config), topic_ids(config.bootstrap, config.security, names)), config.bootstrap
     )
     for group in groups:
         missing = [t for t in group if t not in counts]

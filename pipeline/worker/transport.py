@@ -264,8 +264,19 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return found
 
 
+class Producer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer, by which nothing is ever sent (`output.Output` writes): it opens no connection."""
+
+    async def on_start(self) -> None:
+        pass
+
+    async def on_stop(self) -> None:
+        pass
+
+
 class Transport(driver.Transport):  # type: ignore[misc]
     Consumer = Consumer
+    Producer = Producer
 
 
 def partitions(tps: Iterable[TP]) -> set[TopicPartition]:

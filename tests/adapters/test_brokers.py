@@ -310,7 +310,7 @@ def test_a_real_broker_keeps_records_and_topic_ids_through_stop_and_kill(broker:
         apply(own.bootstrap, None, wanted)
         name = wanted[0].name
         assert round_trip(own, name, b"1") == [b"1"]
-        ids = topic_ids(own.bootstrap, [name])
+        ids = topic_ids(own.bootstrap, None, [name])
         own.stop()
         assert not listens(own)
         own.start()
@@ -319,7 +319,7 @@ def test_a_real_broker_keeps_records_and_topic_ids_through_stop_and_kill(broker:
         assert not listens(own)
         own.start()
         assert round_trip(own, name, b"3") == [b"1", b"2", b"3"]
-        assert topic_ids(own.bootstrap, [name]) == ids
+        assert topic_ids(own.bootstrap, None, [name]) == ids
         assert [r.state for r in apply(own.bootstrap, None, wanted)] == [State.OK]
 
 

@@ -168,18 +168,18 @@ def test_an_existing_topic_is_reported_and_left_as_it_is(kafka: str, kafka_admin
 def test_a_topic_made_again_is_another_incarnation(kafka: str, kafka_admin: AdminClient, prefix: str) -> None:
     spec = Spec(prefix + "again", 1, 1)
     apply(kafka, None, [spec])
-    first = topic_ids(kafka, [spec.name])
-    assert first == topic_ids(kafka, [spec.name])
+    first = topic_ids(kafka, None, [spec.name])
+    assert first == topic_ids(kafka, None, [spec.name])
     assert len(bytes.fromhex(first[spec.name])) == 16
     kafka_admin.delete_topics([spec.name])[spec.name].result()
-    while topic_ids(kafka, [spec.name])[spec.name]:
+    while topic_ids(kafka, None, [spec.name])[spec.name]:
         time.sleep(0.05)
     apply(kafka, None, [spec])
-    assert topic_ids(kafka, [spec.name])[spec.name] not in ("", first[spec.name])
+    assert topic_ids(kafka, None, [spec.name])[spec.name] not in ("", first[spec.name])
 
 
 def test_a_topic_that_is_not_there_has_no_incarnation(kafka: str) -> None:
-    assert topic_ids(kafka, ["nothing-here"]) == {"nothing-here": ""}
+    assert topic_ids(kafka, None, ["nothing-here"]) == {"nothing-here": ""}
 
 
 def test_more_copies_than_brokers_is_wrong_use_and_named(kafka: str, prefix: str) -> None:
@@ -197,7 +197,7 @@ def test_the_embedded_cluster_has_the_topics_but_no_incarnations() -> None:
         assert {r.state for r in check(broker.bootstrap, None, wanted)} == {State.MISSING}
         assert {r.state for r in apply(broker.bootstrap, None, wanted)} == {State.CREATED}
         assert {r.state for r in apply(broker.bootstrap, None, wanted)} == {State.OK}
-        assert topic_ids(broker.bootstrap, [wanted[0].name]) == {wanted[0].name: ""}
+        assert topic_ids(broker.bootstrap, None, [wanted[0].name]) == {wanted[0].name: ""}
     finally:
         broker.close()
 

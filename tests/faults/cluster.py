@@ -89,7 +89,7 @@ class Cluster:
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             for started in [pool.submit(node.start) for node in self.nodes.values()]:
                 started.result()
-        self.admin = AdminClient(admin_config(self.bootstrap))
+        self.admin = AdminClient(admin_config(self.bootstrap, None))
         wait_for(
             lambda: len(self.admin.list_topics(timeout=10).brokers) == len(self.nodes), 30, "all brokers are there"
         )

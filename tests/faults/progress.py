@@ -29,11 +29,11 @@ class Progress:
 
     def reconnect(self) -> None:
         """Topics were made anew: forget what the clients know of them."""
-        self._admin = AdminClient(admin_config(self._bootstrap))
+        self._admin = AdminClient(admin_config(self._bootstrap, None))
         self._groups = {
             leg: Consumer(
                 {
-                    **admin_config(self._bootstrap),
+                    **admin_config(self._bootstrap, None),
                     "group.id": group_name(leg, prefix=self._prefix),
                     "enable.auto.commit": False,
                 }
@@ -53,7 +53,7 @@ class Progress:
             return {(tp.topic, tp.partition): f.result(2 * ASK_SECONDS).offset for tp, f in asked.items()}
         except (KafkaException, TimeoutError):
             # librdkafka's admin client asks with the leader epoch that it knew first, and is fenced for ever
-            self._admin = AdminClient(admin_config(self._bootstrap))
+            self._admin = AdminClient(admin_config(self._bootstrap, None))
             return None
 
     def committed(self, leg: str) -> Offsets | None:

@@ -49,7 +49,7 @@ class Traffic:
     def _new_producer(self) -> Producer:
         return Producer(
             {
-                **admin_config(self._bootstrap),
+                **admin_config(self._bootstrap, None),
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
                 "linger.ms": 10,

@@ -62,7 +62,7 @@ class World(msgspec.Struct, frozen=True):
 
     def incarnation(self) -> str:
         """Of `events.raw`; "" while there is none."""
-        return kafka_topics.topic_ids(self.cluster.bootstrap, [self.raw])[self.raw]
+        return kafka_topics.topic_ids(self.cluster.bootstrap, None, [self.raw])[self.raw]
 
 
 @contextmanager

@@ -97,12 +97,12 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     before = last_values(pipeline.read(Topic.PROFILES))
     config = config_of(pipeline)
     changelogs = wiring.refold_plan(config).changelogs
-    old = topic_ids(pipeline.bootstrap, changelogs)
+    old = topic_ids(pipeline.bootstrap, None, changelogs)
     made = as_made(pipeline.bootstrap, None, changelogs)
 
     code, out = said(pipeline, "identity", "refold", "--dry-run", "--json")
     assert (code, json.loads(out)["events"]) == (0, len(pipeline.read(Topic.PROTECTED)))
-    assert topic_ids(pipeline.bootstrap, changelogs) == old
+    assert topic_ids(pipeline.bootstrap, None, changelogs) == old
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topics_module, "remove", refuse)
         assert said(pipeline, "identity", "refold") == (2, "no right to delete")
@@ -120,7 +120,7 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     code, out = said(pipeline, "identity", "refold")
     assert code == 0, out
     assert "an earlier run had not come to its end" in out
-    new = topic_ids(pipeline.bootstrap, changelogs)
+    new = topic_ids(pipeline.bootstrap, None, changelogs)
     assert all(new.values())
     assert not set(old.values()) & set(new.values())
     assert as_made(pipeline.bootstrap, None, changelogs) == made

@@ -85,7 +85,7 @@ def prepared(bootstrap: str, given: Round, texts: tuple[str, str], directory: Pa
     for name, text in zip(("identity.toml", "computed.toml"), texts, strict=True):
         (schemas / name).write_text(text or "version = 1\n")
     prefix = f"proof-{given.seed}-{given.number}-{time.time_ns():x}."
-    admin = AdminClient(kafka_topics.admin_config(bootstrap))
+    admin = AdminClient(kafka_topics.admin_config(bootstrap, None))
     specs = kafka_topics.specs(given.partitions, 1, prefix=prefix, append_time=False)
     kafka_topics.apply(bootstrap, None, specs)
     try:

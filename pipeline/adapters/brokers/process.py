@@ -195,7 +195,7 @@ class ProcessBroker(ABC):
         if "listeners" in self._overrides:
             return True  # how to sign in is known to who set it
         try:
-            return bool(AdminClient(admin_config(self.bootstrap)).list_topics(timeout=5).brokers)
+            return bool(AdminClient(admin_config(self.bootstrap, None)).list_topics(timeout=5).brokers)
         except KafkaException:
             return False
 
