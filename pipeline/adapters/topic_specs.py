@@ -128,7 +128,7 @@ def _changelog(lag: int) -> dict[str, str]:
         "max.compaction.lag.ms": str(lag),
         "min.compaction.lag.ms": str(MINUTE),  # a fenced writer's last row must be found before it is all that is left
         "segment.ms": str(lag),
-        "segment.bytes": str(64 * MiB),  # what recovery reads uncompacted, per partition
+        "segment.bytes": str(32 * MiB),  # what recovery reads uncompacted, per partition; above `RECORD_BYTES`
         "min.cleanable.dirty.ratio": "0.1",
     }
 

@@ -27,6 +27,8 @@ from .book import TopicPartition
 from .records import Written
 from .security import client_arguments
 
+READ_BYTES = 4 << 20
+"""Per partition and fetch of a changelog."""
 READ_RECORDS = 2000
 """Most records that one reading of a changelog hands over: some ms of work, so that heartbeats are never late."""
 
@@ -88,6 +90,7 @@ async def read(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        max_partition_fetch_bytes=READ_BYTES,
         **client_arguments(security),
     )
     try:

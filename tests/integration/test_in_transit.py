@@ -1,7 +1,7 @@
 """A worker against a real broker with SASL_SSL, client certificates and an authorizer, with the rights of the manual.
 
-The tests' own clients use a second listener, in clear on loopback, as a super user. Mutations seen red (both were bugs):
-the topics' ids are asked for in clear; Faust's own producer connects, in clear.
+The tests' own clients use a second listener, in clear on loopback, as a super user. Mutations seen red (both were
+bugs): the topics' ids are asked for in clear; Faust's own producer connects, in clear.
 """
 
 from __future__ import annotations
