@@ -35,6 +35,7 @@ from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
+from .stages.registry import Registry
 from .stages.tokenize import Tokens
 from .verify.log import Snapshot
 
@@ -112,7 +113,12 @@ def _rules_text(path: Path) -> str:
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
     """With the rules of the files."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
-    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes)
+    return _protect_leg(config, registry, ring, rules)
+
+
+def _protect_leg(config: Settings, registry: Registry, ring: KeyRing, rules: Rules) -> ProtectLeg:
+    must_seal = config.must_seal()
+    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes, must_seal=must_seal)
 
 
 def watch_leg(config: Settings) -> WatchLeg:
@@ -301,7 +307,7 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
     makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
     if "protect" in names:
         registry, ring = schema_files.load(config.schema_dir), key_ring(config)
-        makers["protect"] = lambda: ProtectLeg(registry, ring, rules().blocked, max_event_bytes=config.max_event_bytes)
+        makers["protect"] = lambda: _protect_leg(config, registry, ring, rules())
     return {name: makers[name] for name in names}
 
 

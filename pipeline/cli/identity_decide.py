@@ -14,10 +14,9 @@ import click
 from .. import settings
 from ..crypto.rejects import Original
 from ..errors import Misuse
-from ..events import Topic
+from ..events import SOURCE_HEADER, Topic
 from ..explain.names import short
 from ..stages.decision import SOURCE
-from ..stages.decode import SOURCE_HEADER
 from . import identifiers
 from .identifiers import json_option, key_option
 

@@ -257,6 +257,7 @@ def test_a_destroyed_key_keeps_its_line_without_a_key() -> None:
 def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ() -> None:
     made = KeyRing.generate(os.urandom, 1_700_000_000_000)
     assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
+        ("producers.1", ACTIVE, 1_700_000_000_000),
         ("rejects.1", ACTIVE, 1_700_000_000_000),
         ("token.1", ACTIVE, 1_700_000_000_000),
     ]
