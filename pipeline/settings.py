@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     )
     require_sealed: str = Field(
         default="",
-        description="Sources, separated by commas, whose plaintext is rejected as not_sealed; `*`: all. A record without "
-        "the header source-id is of the source `unknown`.",
+        description="Sources, separated by commas, whose plaintext is rejected as not_sealed; `*`: all. A record "
+        "without the header source-id is of the source `unknown`.",
     )
     max_batch_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."

@@ -26,8 +26,9 @@ from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs
 from .adapters.writer import Writer
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
+from .crypto.sessions import Sealer
 from .errors import Misuse
-from .events import Topic
+from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg
 from .flow.watch import WatchConfig, WatchLeg
@@ -176,6 +177,16 @@ def _topic_of(config: Settings, name: str) -> str:
     if slash:
         return changelog_name(leg, table, prefix=config.topic_prefix, group=config.group)
     return config.topic_prefix + name
+
+
+def sealed(config: Settings, source: str, event: bytes, now: int) -> Original:
+    """Return an event of our own as a record of `events.raw`; in clear only if there is no key to seal it to."""
+    header = (SOURCE_HEADER, source.encode())
+    keys = key_ring(config).public_keys() if config.keys_path().exists() else ()
+    if not keys:
+        return Original(None, event, (header,))
+    value, seal_key = Sealer(source, keys).seal(event, now)
+    return Original(None, value, (header, (SEAL_KEY_HEADER, seal_key)))
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ(
     ]
     kek = made.kek
     assert isinstance(kek, LocalKek)
-    assert len({kek.export(), *(k.key for k in made.keys)}) == 3
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 4
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
     assert made.reject_box().key_id == "rejects.1"

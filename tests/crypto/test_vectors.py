@@ -29,8 +29,8 @@ from pipeline.crypto import aead, sessions
 from pipeline.crypto.kek import LocalKek, commitment, unwrap_key, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.rejects import Original, RejectBox, pack
-from pipeline.crypto.sessions import Opener, Sealer, public_key
 from pipeline.crypto.seal import SealPath, SubjectKey
+from pipeline.crypto.sessions import Opener, Sealer, public_key
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.crypto.tokens import Tokenizer, TokenKey
 from pipeline.errors import Misuse
@@ -124,7 +124,7 @@ def expand(suite: bytes, secret: bytes, label: bytes, info: bytes, size: int) ->
 
 
 def hpke(shared: bytes, enc: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes]:
-    """Key and nonce of the first message in base mode; `shared`: the X25519 secret of the ephemeral key and `public`."""
+    """Key and nonce of the first message in base mode; `shared`: X25519 of the ephemeral key and `public`."""
     prk = extract(KEM_SUITE, b"", b"eae_prk", shared)
     shared = expand(KEM_SUITE, prk, b"shared_secret", enc + public, 32)
     context = b"\x00" + extract(SUITE, b"", b"psk_id_hash", b"") + extract(SUITE, b"", b"info_hash", info)
