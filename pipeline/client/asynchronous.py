@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from ..errors import Misuse, Transient
 from ..events import Topic
-from .sealing import Event, Key, Sealing, partition_of, unwritten
+from .sealing import FLUSH_SECONDS, Event, Key, Sealing, partition_of, unwritten
 
 
 class AsyncProducer:
@@ -42,7 +42,12 @@ class AsyncProducer:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         try:
-            await self.flush()
+            await self.flush(FLUSH_SECONDS)
+        except Transient:
+            # aiokafka never gives up an idempotent batch, and its `stop` would wait for it
+            await self._producer._sender.close()
+            self._producer._message_accumulator.fail_all(KafkaTimeoutError())
+            raise
         finally:
             await self._producer.stop()
 
@@ -59,7 +64,7 @@ class AsyncProducer:
             raise Transient(f"Kafka does not answer as it should ({type(error).__name__})") from None
         written.add_done_callback(self._delivered)
 
-    async def flush(self, timeout: float = 30.0) -> None:
+    async def flush(self, timeout: float = FLUSH_SECONDS) -> None:
         """Return when everything sent is on all in-sync replicas, as `Producer.flush` does."""
         try:
             async with asyncio.timeout(timeout):

@@ -13,6 +13,7 @@ from ..crypto.sessions import Sealer, read_public
 from ..errors import Misuse, Transient
 from ..events import SEAL_KEY_HEADER, SOURCE_CHARS, SOURCE_HEADER, is_source
 
+FLUSH_SECONDS = 30.0
 Event = Mapping[str, Any] | bytes
 Key = str | bytes
 

@@ -13,9 +13,9 @@ from confluent_kafka import KafkaError, KafkaException
 from ..adapters.reader import unreachable
 from ..errors import Misuse
 from ..events import Topic
-from .sealing import Event, Key, Sealing, partition_of, unwritten
+from .sealing import FLUSH_SECONDS, Event, Key, Sealing, partition_of, unwritten
 
-_ASK_SECONDS = 10.0
+ASK_SECONDS = 10.0
 _KNOWN_SECONDS = 300.0
 """How long the number of partitions counts as known: librdkafka's own `topic.metadata.refresh.interval.ms`."""
 
@@ -66,7 +66,7 @@ class Producer:
                 raise unreachable(error) from None
         self._producer.poll(0)
 
-    def flush(self, timeout: float = 30.0) -> None:
+    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
         """Return when everything sent is on all in-sync replicas.
 
         Raises:
@@ -84,7 +84,7 @@ class Producer:
         now = time.monotonic()
         if not self._partitions or now - self._asked > _KNOWN_SECONDS:
             try:
-                found = self._producer.list_topics(self._topic, timeout=_ASK_SECONDS).topics[self._topic]
+                found = self._producer.list_topics(self._topic, timeout=ASK_SECONDS).topics[self._topic]
             except KafkaException as error:
                 raise unreachable(error) from None
             if found.error is not None:

@@ -17,8 +17,7 @@ import pytest
 
 from pipeline.adapters.brokers.embedded import PARTITIONS, EmbeddedBroker
 from pipeline.adapters.partitioner import partitions
-from pipeline.client import AsyncProducer, Producer
-from pipeline.client.synchronous import confluent_kafka
+from pipeline.client import AsyncProducer, Producer, asynchronous, synchronous
 from pipeline.crypto.sessions import write_public
 from pipeline.errors import Misuse, Transient
 from tests.integration.tools import Got, read_all
@@ -114,45 +113,35 @@ def test_what_is_no_source_and_no_document_of_keys_is_misuse(source: str) -> Non
             made({}, source="shop", keys=b"{}")
 
 
-def test_what_is_not_written_is_said_once() -> None:
-    broker = EmbeddedBroker()
-    config = {"bootstrap.servers": broker.bootstrap, "message.timeout.ms": 300, "log_level": 0}
-    producer = Producer(config, source="shop", keys=KEYS)
-    producer.send(b"written")
-    producer.flush()
-    broker.close()
-    producer.send(b"lost")
-    producer.send(b"lost")
-    with pytest.raises(Transient, match="2 events are not on the broker"):
-        producer.flush(10)
-    producer.flush(1)
+def test_what_is_waiting_or_given_up_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synchronous, "ASK_SECONDS", 0.1)
+    producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, source="shop", keys=KEYS)
+    producer.send(b"one")
+    producer.send(b"two")
+    for given_up in (False, True):
+        if given_up:
+            producer._producer.purge()
+        with pytest.raises(Transient, match="2 events are not on the broker"):
+            producer.flush(0.1)
+    producer.flush(0.1)
     with pytest.raises(Transient, match="Kafka does not answer"):
         producer.send(b"where to?", "k")
 
 
-def test_what_is_still_waiting_is_said() -> None:
-    config = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
-    producer = Producer(config, source="shop", keys=KEYS)
-    producer.send(b"waits")
-    with pytest.raises(Transient, match="1 events are not on the broker"):
-        producer.flush(0.1)
-    producer._producer.purge()
-    with pytest.raises(Transient):
-        producer.flush(1)
-
-
-async def test_asyncio_says_what_is_not_written() -> None:
+async def test_asyncio_says_what_is_not_written_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "FLUSH_SECONDS", 0.2)
     broker = EmbeddedBroker()
-    config = {"bootstrap_servers": broker.bootstrap, "request_timeout_ms": 300, "retry_backoff_ms": 20}
-    with pytest.raises(Transient, match="1 events are not on the broker"):
-        async with AsyncProducer(config, source="shop", keys=KEYS) as producer:
-            await producer.send(b"written")
-            await producer.flush()
-            broker.close()
-            await producer.send(b"lost")
+    producer = AsyncProducer({"bootstrap_servers": broker.bootstrap}, source="shop", keys=KEYS)
+    await producer.__aenter__()
+    await producer.send(b"written")
+    await producer.flush(20)
+    broker.close()
+    await producer.send(b"lost")
+    async with asyncio.timeout(20):
+        with pytest.raises(Transient, match="on the broker"):
+            await producer.__aexit__(None, None, None)
     with pytest.raises(Transient, match="Kafka does not answer"):
-        async with AsyncProducer(config, source="shop", keys=KEYS):
-            pass
+        await producer.__aenter__()
 
 
 def test_a_full_queue_is_waited_for(mock: str) -> None:
@@ -165,7 +154,7 @@ def test_a_full_queue_is_waited_for(mock: str) -> None:
 
 def test_producers_are_idempotent_whatever_their_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
-    monkeypatch.setattr(confluent_kafka, "Producer", given.append)
+    monkeypatch.setattr(synchronous.confluent_kafka, "Producer", given.append)
     Producer({"enable.idempotence": False}, source="shop", keys=KEYS)
     assert given[0]["enable.idempotence"] is True
     asynchronous = AsyncProducer({"enable_idempotence": False}, source="shop", keys=KEYS)
