@@ -25,7 +25,7 @@ from pipeline.stages.unseal import unseal
 
 
 def protect(events: int, seed: int) -> dict[str, float]:
-    """Return stage → µs of CPU per event, sent in clear: a second pass over the workload, caches warm, everybody known."""
+    """Return stage → µs of CPU per event, sent in clear: a second pass, caches warm and every person known."""
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
     tokens, box = Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked), ring.reject_box()

@@ -182,7 +182,7 @@ def _topic_of(config: Settings, name: str) -> str:
 def sealed(config: Settings, source: str, event: bytes, now: int) -> Original:
     """Return an event of our own as a record of `events.raw`; in clear only if there is no key to seal it to."""
     header = (SOURCE_HEADER, source.encode())
-    keys = key_ring(config).public_keys() if config.keys_path().exists() else ()
+    keys = key_ring(config).public_keys(now) if config.keys_path().exists() else ()
     if not keys:
         return Original(None, event, (header,))
     value, seal_key = Sealer(source, keys).seal(event, now)

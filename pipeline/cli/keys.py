@@ -54,7 +54,7 @@ def init(file: Path | None, as_json: bool) -> None:
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="Print what producers are given.")
 def public(key_file: Path | None, as_json: bool) -> None:
-    """Print the public keys to which producers seal their events, each with the time from which it is used.
+    """Print the public key to which producers seal their events, and those to come with the time from which they do.
 
     What --json prints is for `pipeline.client.Producer`. It is no secret, but whoever can exchange it can read what is
     sealed: compare the key ids where you use it.
@@ -63,7 +63,8 @@ def public(key_file: Path | None, as_json: bool) -> None:
     Example:
       sealstream keys public --json > producer-keys.json
     """
-    found = keyfile.load(settings.load(key_file=key_file).keys_path()).public_keys()
+    ring = keyfile.load(settings.load(key_file=key_file).keys_path())
+    found = ring.public_keys(int(time.time() * 1000))
     if not found:
         raise Misuse("the key ring has no active producers key: activate or add one")
     if as_json:

@@ -118,10 +118,13 @@ class KeyRing:
         """Return what opens sealed events, under every producers key that was not destroyed; there may be none."""
         return Opener(key for _, key in self._usable(Purpose.PRODUCERS))
 
-    def public_keys(self) -> tuple[PublicKey, ...]:
-        """Return what producers seal to: of each active producers key its public half, by version."""
+    def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
+        """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
         usable = self._usable(Purpose.PRODUCERS)
-        return tuple(public_key(k.version, k.active_from, key) for k, key in usable if k.state is KeyState.ACTIVE)
+        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+            return ()
+        in_use = max((i for i, (k, _) in enumerate(usable) if k.active_from <= now_ms), default=0)
+        return tuple(public_key(k.version, k.active_from, key) for k, key in usable[in_use:])
 
     def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]

@@ -41,10 +41,10 @@ def unseal(records: Iterable[Record], opener: Opener, must_seal: Collection[str]
     """Return the records as `decode` takes them. `must_seal`: sources, or `EVERY_SOURCE`."""
     passed: list[Record] = []
     rejected: list[Rejected] = []
-    add, every = passed.append, EVERY_SOURCE in must_seal
+    add, every, limit = passed.append, EVERY_SOURCE in must_seal, max_bytes + OVERHEAD
     for record in records:
         value, headers = record.value, record.headers
-        if not value or len(value) > max_bytes + OVERHEAD:
+        if not value or len(value) > limit:
             add(record)
             continue
         seal_key = None

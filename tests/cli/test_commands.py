@@ -128,7 +128,7 @@ def test_keys_init_makes_a_private_file_once_and_tokens_join_across_runs(tmp_pat
     assert first["anchor"] == second["anchor"]
     assert first["event_id"] == second["event_id"]
     (key,) = read_public(sealstream("keys", "public", "--keys", str(path), "--json").stdout)
-    assert (key,) == keyfile.load(path).public_keys()
+    assert (key,) == keyfile.load(path).public_keys(0)
     told = sealstream("keys", "public", "--keys", str(path)).stdout.decode()
     assert told.startswith(f"producers.1  id {key.key_id.hex()}  from 20")
     path.chmod(0o644)

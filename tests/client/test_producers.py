@@ -23,7 +23,7 @@ from pipeline.errors import Misuse, Transient
 from tests.integration.tools import Got, read_all
 from tests.stages.event_world import ring
 
-KEYS = write_public(ring().public_keys())
+KEYS = write_public(ring().public_keys(0))
 OPENER = ring().opener()
 CANARY = "canary.4f1b@example.com"
 EVENTS = [(f"{i}.{CANARY}", {"type": "page", "messageId": f"m-{i}", "userId": f"{i}.{CANARY}"}) for i in range(60)]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.crypto.kek import LocalKek, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from pipeline.crypto.sessions import Sealer, UnknownKey
 from pipeline.errors import Corrupt, Misuse
 from pipeline.events import frame
 
@@ -360,3 +361,36 @@ def test_a_rejects_key_that_is_not_here_is_misuse(key_id: str) -> None:
 def test_a_destroyed_rejects_key_opens_nothing() -> None:
     with pytest.raises(Misuse, match="was destroyed"):
         ring(ring_key(REJECTS, 1, DESTROYED), ring_key(REJECTS, 2)).reject_box_of("rejects.1")
+
+
+# -- producers -------------------------------------------------------------------------------------------------------
+
+PRODUCERS = Purpose.PRODUCERS
+
+
+@pytest.mark.parametrize(
+    ("states", "now", "versions"),
+    [
+        ([ACTIVE], 0, [1]),
+        ([ACTIVE, ACTIVE, ACTIVE], 2_000, [2, 3]),
+        ([ACTIVE, ACTIVE, ACTIVE], 1_999, [1, 2, 3]),
+        ([DECRYPT_ONLY, ACTIVE], 1_999, [1, 2]),
+        ([DECRYPT_ONLY, ACTIVE], 2_000, [2]),
+        ([DESTROYED, ACTIVE], 0, [2]),
+        ([DECRYPT_ONLY], 0, []),
+        ([DESTROYED], 0, []),
+        ([], 0, []),
+    ],
+)
+def test_producers_get_the_version_in_use_and_those_to_come(
+    states: list[KeyState], now: int, versions: list[int]
+) -> None:
+    made = ring(ring_key(TOKEN, 1), *(ring_key(PRODUCERS, v, state) for v, state in enumerate(states, 1)))
+    assert [k.version for k in made.public_keys(now)] == versions
+
+
+def test_a_document_of_before_there_were_producers_keys_reads_back_and_opens_nothing() -> None:
+    assert not read_back(DOCUMENT).public_keys(0)
+    value, seal_key = Sealer("shop", ring(ring_key(PRODUCERS, 1)).public_keys(0)).seal(b"{}", 0)
+    with pytest.raises(UnknownKey):
+        read_back(DOCUMENT).opener().open("shop", seal_key, value)

@@ -7,12 +7,15 @@ Mutations seen red: MUTATIONS
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +32,7 @@ from pipeline.crypto.sessions import (
     write_public,
 )
 from pipeline.errors import Misuse
+from pipeline.events import frame
 
 NOW = 1_790_000_000_000
 PRIVATE, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -134,6 +138,27 @@ def test_a_session_that_was_forgotten_or_never_opened_gives_the_same_answer_agai
         assert refused(seal_key, value, "other", opener)
         assert refused(seal_key, value, "other", opener)
     assert opener._session.cache_info().currsize == 2
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "opens"),
+    [
+        (b"\x01", bytes(32), True),
+        (b"\x02", bytes(32), False),
+        (b"\x01", bytes(16), False),
+        (b"\x01", b"", False),
+        (b"\x01", bytes(33), False),
+    ],
+)
+def test_what_somebody_seals_in_another_form_does_not_open(form: bytes, key: bytes, opens: bool) -> None:
+    """Everybody has the public key, so a session may hold anything."""
+    to = X25519PublicKey.from_public_bytes(PUBLIC.public)
+    info = frame(b"sealstream/session/1", PUBLIC.key_id, b"shop")
+    seal_key = form + PUBLIC.key_id + sessions.SUITE.encrypt(key, to, info)
+    session_id = hashlib.sha256(frame(b"sealstream/session-id/1", seal_key)).digest()[:16]
+    aad = frame(b"sealstream/sealed-event/1", b"shop", session_id, bytes(8))
+    sealed = AESGCM(key if len(key) in (16, 32) else bytes(32)).encrypt(bytes(12), EVENT, aad)
+    assert refused(seal_key, b"\xf5\x01" + bytes(8) + sealed) != opens
 
 
 # -- sessions --------------------------------------------------------------------------------------------------------

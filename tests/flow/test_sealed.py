@@ -31,7 +31,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 def sealed(values: Iterable[bytes | None], source: str = "shop", *, extra: Headers = ()) -> list[RawRecord]:
     """One session's records, at offsets from 0; without a value nothing is sealed."""
-    sealer = Sealer(source, ring().public_keys())
+    sealer = Sealer(source, ring().public_keys(RECEIVED))
     found = []
     for offset, value in enumerate(values):
         body, seal_key = sealer.seal(value or b"", RECEIVED)
@@ -166,7 +166,7 @@ def test_a_decrypt_only_key_still_opens_and_is_not_given_to_producers() -> None:
     newer = RingKey(Purpose.PRODUCERS, 2, KeyState.ACTIVE, 1, bytes(32))
     keys = KeyRing(ring().kek, [k for k in ring().keys if k is not old] + [retired, newer])
     assert fate(Leg(keys=keys), record)[0] == "protected"
-    assert [(k.version, k.active_from) for k in keys.public_keys()] == [(2, 1)]
+    assert [(k.version, k.active_from) for k in keys.public_keys(RECEIVED)] == [(2, 1)]
 
 
 @pytest.mark.parametrize(
