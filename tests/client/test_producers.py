@@ -1,7 +1,9 @@
 """Both producers on librdkafka's mock cluster: what they write is sealed, complete, and placed by a key that is not
 written; what is not written is said.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: the key written; plaintext sent; the key ignored, or always partition 0; failures not counted, or said
+twice; what waits not said; a full queue raises; the caller's idempotence; `async with` left without a flush, or without a
+bound; any source.
 """
 
 from __future__ import annotations
@@ -140,6 +142,9 @@ async def test_asyncio_says_what_is_not_written_and_ends(monkeypatch: pytest.Mon
     async with asyncio.timeout(20):
         with pytest.raises(Transient, match="on the broker"):
             await producer.__aexit__(None, None, None)
+    with pytest.raises(Transient, match="1 events are not on the broker"):
+        await producer.flush()  # given up now
+    await producer.flush()
     with pytest.raises(Transient, match="Kafka does not answer"):
         await producer.__aenter__()
 

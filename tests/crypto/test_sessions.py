@@ -1,7 +1,11 @@
 """Guarantee: what a producer sealed opens to the same bytes, in its own record, source and session alone, by the key
 that it was sealed to; and no nonce is used twice under a session's key.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: the AAD without source and session id, or of neither and the info; a session
+remembered by its header alone; a counter that stands still, or is random; no lock; a bound one too far, none in time, a
+clock set back that goes on; no look at the process id; a sealer that can be copied; the same session key again; the
+highest key whatever its time; the key id, the form or the length of header and value not checked; a failed session that
+raises; a document without keys.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """The protect leg and sealed producers: a sealed event comes out as it would have in clear; what does not open, or came
 in clear where it must not, is rejected with its reason and kept as it was sent.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: a reject that keeps the opened record, in the stage or in the flow; `*` ignored; a source without a
+header let through; the header or the 0xF5 alone taken for plaintext; the last header counts; a header without a value
+taken for none; the limit without the overhead; longer values opened; `bad_seal` for an unknown key; the record's time
+lost; rejects of unseal dropped; the setting not handed over; decrypt-only keys that do not open, or are given out.
 """
 
 from __future__ import annotations

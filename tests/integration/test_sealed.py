@@ -1,7 +1,7 @@
 """Sealed and plaintext producers on a real broker and a worker: what comes out, what is rejected, and what
 `events.raw` shows.
 
-Mutations seen red: MUTATIONS
+Mutations seen red: the setting not handed to the leg; the producer sends plaintext.
 """
 
 from __future__ import annotations
