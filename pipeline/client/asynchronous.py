@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from ..errors import Misuse, Transient
 from ..events import Topic
@@ -46,7 +46,8 @@ class AsyncProducer:
         except Transient:
             # aiokafka never gives up an idempotent batch, and its `stop` would wait for it
             await self._producer._sender.close()
-            self._producer._message_accumulator.fail_all(KafkaTimeoutError())
+            await self._producer.client.close()
+            self._producer._closed = True
             raise
         finally:
             await self._producer.stop()

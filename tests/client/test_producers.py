@@ -1,9 +1,9 @@
 """Both producers on librdkafka's mock cluster: what they write is sealed, complete, and placed by a key that is not
 written; what is not written is said.
 
-Mutations seen red: the key written; plaintext sent; the key ignored, or always partition 0; failures not counted, or said
-twice; what waits not said; a full queue raises; the caller's idempotence; `async with` left without a flush, or without a
-bound; any source.
+Mutations seen red: the key written; plaintext sent; the key ignored, or always partition 0; failures not counted, or
+said twice; what waits not said; a full queue raises; the caller's idempotence; `async with` left without a flush, or
+without a bound; any source.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 
 from pipeline.adapters.brokers.embedded import PARTITIONS, EmbeddedBroker
 from pipeline.adapters.partitioner import partitions
@@ -142,11 +143,22 @@ async def test_asyncio_says_what_is_not_written_and_ends(monkeypatch: pytest.Mon
     async with asyncio.timeout(20):
         with pytest.raises(Transient, match="on the broker"):
             await producer.__aexit__(None, None, None)
-    with pytest.raises(Transient, match="1 events are not on the broker"):
-        await producer.flush()  # given up now
-    await producer.flush()
     with pytest.raises(Transient, match="Kafka does not answer"):
         await producer.__aenter__()
+
+
+async def test_asyncio_says_once_what_was_given_up(mock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def given_up(*_: object, **__: object) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(KafkaTimeoutError())
+        return future
+
+    async with AsyncProducer({"bootstrap_servers": mock}, source="shop", keys=KEYS) as producer:
+        monkeypatch.setattr(producer._producer, "send", given_up)
+        await producer.send(b"one")
+        await producer.send(b"two")
+        with pytest.raises(Transient, match="2 events are not on the broker"):
+            await producer.flush()
 
 
 def test_a_full_queue_is_waited_for(mock: str) -> None:

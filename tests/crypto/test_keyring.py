@@ -2,7 +2,7 @@
 
 Mutations seen red: the seal not unwrapped, or not compared with the digest; `binascii.Error` for `ValueError` in
 `_bytes`; a key's AAD without purpose and version; destroyed keys without a line; the lowest active rejects key;
-decrypt-only keys unusable.
+decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one.
 """
 
 from __future__ import annotations
