@@ -5,9 +5,9 @@ and use hmac, hashlib and `cryptography` alone, and by the project. The publishe
 
 Mutations seen red: little-endian lengths; the partition in 8 bytes; another domain of commitment, KEK id or profile id;
 the other end of the wrap's or reject's nonce, the path's tag or the token; the largest key id active; another zero in a
-row's key; a sealed event's counter little-endian or at the nonce's other end, no source in its info or no session in its
-AAD, another suite, another domain of its key id; the ring sorted by version; its AAD without the version; the key file
-with 0640, made or read.
+row's key; a sealed event's counter little-endian or at the nonce's other end, no source in its info, no session in
+its AAD, another suite, another domain of its key id; the ring sorted by version; its AAD without the version; the key
+file with 0640, made or read.
 """
 
 from __future__ import annotations
