@@ -32,6 +32,17 @@ class Topic(StrEnum):
     CONTROL = "control"
 
 
+SOURCE_HEADER = "source-id"
+SEAL_KEY_HEADER = "seal-key"
+"""On a raw record that its producer sealed: `crypto.sessions`."""
+SOURCE_CHARS = 128
+
+
+def is_source(name: str) -> bool:
+    """May a source be called so?"""
+    return 0 < len(name) <= SOURCE_CHARS and name.isprintable()
+
+
 DECISIONS = frozenset(("link", "cut"))
 """Types of events by which an operator says that two identifiers are one person, or are not."""
 

@@ -17,6 +17,7 @@ UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class Stage(StrEnum):
     AUTHENTICATE = "authenticate"
+    UNSEAL = "unseal"
     DECODE = "decode"
     VALIDATE = "validate"
     TOKENIZE = "tokenize"
@@ -47,6 +48,9 @@ class Reason(StrEnum):
     SOURCE_DISABLED = "source_disabled"
     CRASHED_WORKER = "crashed_worker"
     WRONG_SOURCE = "wrong_source"  # not of a source that may send this
+    NOT_SEALED = "not_sealed"  # in clear, of a source that must seal
+    BAD_SEAL = "bad_seal"  # sealed by its producer, and does not open
+    NO_SEAL_KEY = "no_seal_key"  # sealed to a key that the key ring does not have
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import Misuse
+from .events import is_source
 
 PREFIX = "SEALSTREAM_"
 OTHERS = {"SEALSTREAM_DEBUG"}
@@ -87,6 +88,11 @@ class Settings(BaseSettings):
     max_event_bytes: Annotated[int, Field(ge=1_024, le=64 << 20)] = Field(
         default=1 << 20,
         description="Bytes; a longer raw value is rejected as too_large. Kafka's own default limit is 1 MiB.",
+    )
+    require_sealed: str = Field(
+        default="",
+        description="Sources, separated by commas, whose plaintext is rejected as not_sealed; `*`: all. A record "
+        "without the header source-id is of the source `unknown`.",
     )
     max_batch_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."
@@ -173,6 +179,13 @@ class Settings(BaseSettings):
             raise ValueError("must read host:port, several separated by commas")
         return ",".join(servers)
 
+    @field_validator("require_sealed")
+    @classmethod
+    def _sources(cls, value: str) -> str:
+        if value and not all(is_source(name.strip()) for name in value.split(",")):
+            raise ValueError("must read source,source or *")
+        return value
+
     @field_validator("http")
     @classmethod
     def _listen(cls, value: str) -> str:
@@ -221,6 +234,9 @@ class Settings(BaseSettings):
         if self.kafka is None:
             raise Misuse("no Kafka: set SEALSTREAM_KAFKA=host:port (`sealstream demo` brings a broker of its own)")
         return self.kafka
+
+    def must_seal(self) -> frozenset[str]:
+        return frozenset(name.strip() for name in self.require_sealed.split(",") if name)
 
     def keys_path(self) -> Path:
         return self.key_file or self.state_dir / "keys.json"

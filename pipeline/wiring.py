@@ -26,8 +26,9 @@ from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs
 from .adapters.writer import Writer
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
+from .crypto.sessions import Sealer
 from .errors import Misuse
-from .events import Topic
+from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg
 from .flow.watch import WatchConfig, WatchLeg
@@ -35,6 +36,7 @@ from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
+from .stages.registry import Registry
 from .stages.tokenize import Tokens
 from .verify.log import Snapshot
 
@@ -112,7 +114,12 @@ def _rules_text(path: Path) -> str:
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
     """With the rules of the files."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
-    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes)
+    return _protect_leg(config, registry, ring, rules)
+
+
+def _protect_leg(config: Settings, registry: Registry, ring: KeyRing, rules: Rules) -> ProtectLeg:
+    must_seal = config.must_seal()
+    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes, must_seal=must_seal)
 
 
 def watch_leg(config: Settings) -> WatchLeg:
@@ -170,6 +177,16 @@ def _topic_of(config: Settings, name: str) -> str:
     if slash:
         return changelog_name(leg, table, prefix=config.topic_prefix, group=config.group)
     return config.topic_prefix + name
+
+
+def sealed(config: Settings, source: str, event: bytes, now: int) -> Original:
+    """Return an event of our own as a record of `events.raw`; in clear only if there is no key to seal it to."""
+    header = (SOURCE_HEADER, source.encode())
+    keys = key_ring(config).public_keys(now) if config.keys_path().exists() else ()
+    if not keys:
+        return Original(None, event, (header,))
+    value, seal_key = Sealer(source, keys).seal(event, now)
+    return Original(None, value, (header, (SEAL_KEY_HEADER, seal_key)))
 
 
 @contextmanager
@@ -302,7 +319,7 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
     makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
     if "protect" in names:
         registry, ring = schema_files.load(config.schema_dir), key_ring(config)
-        makers["protect"] = lambda: ProtectLeg(registry, ring, rules().blocked, max_event_bytes=config.max_event_bytes)
+        makers["protect"] = lambda: _protect_leg(config, registry, ring, rules())
     return {name: makers[name] for name in names}
 
 

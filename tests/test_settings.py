@@ -379,3 +379,19 @@ def test_librdkafka_knows_every_name() -> None:
         Producer(found | {"sasl.passwort": CANARY})
     with pytest.raises(KafkaException, match=r"ssl\.ca\.location"):
         Producer(found | {"ssl.ca.location": "/nowhere/ca.pem", "log_level": 0})
+
+
+# -- sources that must seal ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("", set()), ("shop", {"shop"}), (" shop , Web app", {"shop", "Web app"}), ("*", {"*"})]
+)
+def test_sources_that_must_seal_are_separated_by_commas(given: str, expected: set[str]) -> None:
+    assert settings.load({"SEALSTREAM_REQUIRE_SEALED": given}).must_seal() == expected
+
+
+@pytest.mark.parametrize("given", [",", "shop,", "a,,b", "a\nb", CANARY * 10])
+def test_what_names_no_source_is_refused(given: str) -> None:
+    said = refusal({"SEALSTREAM_REQUIRE_SEALED": given})
+    assert said == "SEALSTREAM_REQUIRE_SEALED: must read source,source or *"

@@ -12,12 +12,10 @@ from pathlib import Path
 import click
 
 from .. import settings
-from ..crypto.rejects import Original
 from ..errors import Misuse
 from ..events import Topic
 from ..explain.names import short
 from ..stages.decision import SOURCE
-from ..stages.decode import SOURCE_HEADER
 from . import identifiers
 from .identifiers import json_option, key_option
 
@@ -99,7 +97,7 @@ def _decide(
     except UnicodeEncodeError:
         raise Misuse("--reason and --operator must be UTF-8") from None
     with wiring.sender(config, Topic.RAW) as send:
-        send(Original(one.encode(), value, ((SOURCE_HEADER, SOURCE.encode()),)), now)
+        send(wiring.sealed(config, SOURCE, value, now)._replace(key=one.encode()), now)
     if as_json:
         told = {"sent": kind, "message_id": message_id, "time": now, "left": one, "right": other, "will": _WILL[kind]}
         click.echo(json.dumps(told))

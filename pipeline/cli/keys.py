@@ -12,6 +12,9 @@ import click
 from .. import settings
 from ..adapters import keyfile
 from ..crypto.keyring import KeyRing
+from ..crypto.sessions import write_public
+from ..errors import Misuse
+from .identifiers import iso, key_option
 
 
 @click.group()
@@ -45,3 +48,27 @@ def init(file: Path | None, as_json: bool) -> None:
         return
     click.echo(f"made {path} (mode 0600) with {', '.join(k.key_id for k in ring.keys)}")
     click.echo(f"next: back it up, then SEALSTREAM_KEY_FILE={path} sealstream worker", err=True)
+
+
+@keys.command()
+@key_option
+@click.option("--json", "as_json", is_flag=True, help="Print what producers are given.")
+def public(key_file: Path | None, as_json: bool) -> None:
+    """Print the public key to which producers seal their events, and those to come with the time from which they do.
+
+    What --json prints is for `pipeline.client.Producer`. It is no secret, but whoever can exchange it can read what is
+    sealed: compare the key ids where you use it.
+
+    \b
+    Example:
+      sealstream keys public --json > producer-keys.json
+    """
+    ring = keyfile.load(settings.load(key_file=key_file).keys_path())
+    found = ring.public_keys(int(time.time() * 1000))
+    if not found:
+        raise Misuse("the key ring has no active producers key: activate or add one")
+    if as_json:
+        click.echo(write_public(found))
+        return
+    for k in found:
+        click.echo(f"producers.{k.version}  id {k.key_id.hex()}  from {iso(k.active_from)}  {k.public.hex()}")

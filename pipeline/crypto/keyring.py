@@ -1,4 +1,4 @@
-"""The key ring: the KEK, and the token and rejects keys by version, each with its state.
+"""The key ring: the KEK, and the token, rejects and producers keys by version, each with its state.
 
 `to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
 sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
@@ -20,6 +20,7 @@ from ..events import frame
 from .aead import KEY_BYTES
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox
+from .sessions import Opener, PublicKey, public_key
 from .tokens import Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
@@ -34,6 +35,7 @@ class KeyState(StrEnum):
 class Purpose(StrEnum):
     TOKEN = "token"  # noqa: S105 - a purpose, not a secret
     REJECTS = "rejects"
+    PRODUCERS = "producers"  # an X25519 private key, to whose public half producers seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class KeyRing:
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes], now_ms: int) -> KeyRing:
-        """Return a new ring: a local KEK, and version 1 of the token and the rejects key, active from `now_ms`."""
+        """Return a new ring: a local KEK, and version 1 of each key, active from `now_ms`."""
         kek = LocalKek(random(KEY_BYTES))
         return cls(kek, [RingKey(p, 1, KeyState.ACTIVE, now_ms, random(KEY_BYTES)) for p in Purpose])
 
@@ -111,6 +113,18 @@ class KeyRing:
             if k.key_id == key_id:
                 return RejectBox(k.version, key)
         raise Misuse("the rejects key that sealed this record is not in the key ring, or was destroyed")
+
+    def opener(self) -> Opener:
+        """Return what opens sealed events, under every producers key that was not destroyed; there may be none."""
+        return Opener(key for _, key in self._usable(Purpose.PRODUCERS))
+
+    def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
+        """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
+        usable = self._usable(Purpose.PRODUCERS)
+        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+            return ()
+        in_use = max((i for i, (k, _) in enumerate(usable) if k.active_from <= now_ms), default=0)
+        return tuple(public_key(k.version, k.active_from, key) for k, key in usable[in_use:])
 
     def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]

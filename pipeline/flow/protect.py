@@ -1,7 +1,7 @@
 """The protect leg: raw bytes → protected events, or rejects.
 
-    events.raw ─► decode ─► tokenize ─► seal ─► events.protected
-                    └──────────┴─► reject ────► events.rejected
+    events.raw ─► unseal ─► decode ─► tokenize ─► seal ─► events.protected
+                    └──────────┴──────────┴─► reject ───► events.rejected
 
 Every record comes out once, on one side. Durable in the order state, output: a person's key stands in its changelog
 before the first event that it sealed is published. A crash in between leaves a key that the replay uses.
@@ -26,6 +26,7 @@ from ..stages.registry import Registry
 from ..stages.reject import reject
 from ..stages.seal import seal
 from ..stages.tokenize import Tokens, tokenize
+from ..stages.unseal import as_sent, unseal
 
 KEYS = "subject-keys"
 AT_ONCE = 32
@@ -39,7 +40,8 @@ Place = tuple[EventIds, str, str, int]
 class ProtectLeg:
     """Makes the partition legs. `Leg` of `pipeline.ports`.
 
-    `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected.
+    `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `must_seal`: sources whose
+    plaintext is rejected, `*` for all.
     """
 
     name = "protect"
@@ -48,12 +50,22 @@ class ProtectLeg:
     sources: tuple[str, ...] = (Topic.RAW.value,)
     tables: tuple[str, ...] = (KEYS,)
 
-    def __init__(self, registry: Registry, ring: KeyRing, blocked: Blocked, *, max_event_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        ring: KeyRing,
+        blocked: Blocked,
+        *,
+        max_event_bytes: int = 1 << 20,
+        must_seal: Collection[str] = (),
+    ) -> None:
         self.registry = registry
         self.ring = ring
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
         self.box = ring.reject_box()
+        self.opener = ring.opener()
+        self.must_seal = frozenset(must_seal)
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         keys = SubjectKeys(tables[KEYS], self.ring.kek)
@@ -79,9 +91,11 @@ class ProtectPartition:
 
     def _protect(self, records: Sequence[Record], place: Place) -> None:
         leg = self._leg
-        decoded = decode(records, leg.registry, leg.max_event_bytes)
+        unsealed = unseal(records, leg.opener, leg.must_seal, leg.max_event_bytes)
+        decoded = decode(unsealed.passed, leg.registry, leg.max_event_bytes)
         tokenized, dropped = tokenize(decoded.passed, leg.tokens)
-        rejects = sorted(decoded.rejected + tokenized.rejected, key=lambda r: r.record.offset)
+        rejects = unsealed.rejected + as_sent(decoded.rejected + tokenized.rejected)
+        rejects.sort(key=lambda r: r.record.offset)
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys.get)

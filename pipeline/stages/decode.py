@@ -17,16 +17,14 @@ from typing import Any, Final
 import msgspec
 from fastavro import schemaless_reader
 
-from ..events import Record
+from ..events import SOURCE_CHARS, SOURCE_HEADER, Record, is_source
 from ..outcomes import Reason, Rejected, Split, Stage
 from .compile import CompiledSchema
 from .registry import Registry
 
 AVRO_MARKER = b"\xc3\x01"
 _CONFLUENT_MAGIC = 0
-SOURCE_HEADER = "source-id"
 NO_SOURCE = "unknown"
-SOURCE_CHARS = 128
 
 Json = msgspec.json.Decoder
 _any: Final = Json().decode
@@ -75,7 +73,7 @@ def decode(records: Any, registry: Registry, max_bytes: int) -> Split[Decoded]:
                 raise Failure(Reason.EMPTY)
             if len(value) > max_bytes:
                 raise Failure(Reason.TOO_LARGE, rule=f"longer than {max_bytes} bytes")
-            source = _source(record.headers) if record.headers else NO_SOURCE
+            source = source_of(record.headers) if record.headers else NO_SOURCE
             if value[0] == 0xC3 or value[0] == _CONFLUENT_MAGIC:
                 schema, body, extra = _from_avro(value, registry)
                 add(Decoded(record, source, schema, body, extra))
@@ -151,14 +149,15 @@ def _from_avro(value: bytes, registry: Registry) -> tuple[CompiledSchema, Any, d
         raise explain(error) from None
 
 
-def _source(headers: Any) -> str:
+def source_of(headers: Any) -> str:
+    """Return the source that the first header `source-id` names, `NO_SOURCE` without one; or raise `Failure`."""
     for name, content in headers:
         if name == SOURCE_HEADER:
             try:
                 source = (content or b"").decode()
             except UnicodeDecodeError:
                 raise Failure(Reason.BAD_HEADER, SOURCE_HEADER, "not UTF-8") from None
-            if not 0 < len(source) <= SOURCE_CHARS or not source.isprintable():
+            if not is_source(source):
                 raise Failure(Reason.BAD_HEADER, SOURCE_HEADER, f"1 to {SOURCE_CHARS} printable characters")
             return source
     return NO_SOURCE

@@ -14,7 +14,7 @@ from ..crypto.rejects import RejectBox
 from ..events import EventIds, Origin
 from ..outcomes import Rejected, RejectedRecord
 from ..ports import Out
-from .decode import NO_SOURCE, Failure, _source
+from .decode import NO_SOURCE, Failure, source_of
 
 KEPT_BYTES = 13_000_000
 """Of a sealed original; in base64, with the rest of its record, it is below the limit of `events.rejected`, 17 MiB."""
@@ -54,6 +54,6 @@ def _record(r: Rejected, ids: EventIds, origin: Origin, box: RejectBox) -> Out:
 
 def _known_source(headers: object) -> str:
     try:
-        return _source(headers)
+        return source_of(headers)
     except Failure:
         return NO_SOURCE

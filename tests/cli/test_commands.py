@@ -14,7 +14,9 @@ from typing import Any
 import click
 import pytest
 
+from pipeline.adapters import keyfile
 from pipeline.cli.main import cli
+from pipeline.crypto.sessions import read_public
 
 DATA = Path(__file__).parents[1] / "data"
 CANARY = "canary.9c2e@example.com"
@@ -125,6 +127,10 @@ def test_keys_init_makes_a_private_file_once_and_tokens_join_across_runs(tmp_pat
     first, second = (lines(r)[0]["protected"] for r in runs)
     assert first["anchor"] == second["anchor"]
     assert first["event_id"] == second["event_id"]
+    (key,) = read_public(sealstream("keys", "public", "--keys", str(path), "--json").stdout)
+    assert (key,) == keyfile.load(path).public_keys(0)
+    told = sealstream("keys", "public", "--keys", str(path)).stdout.decode()
+    assert told.startswith(f"producers.1  id {key.key_id.hex()}  from 20")
     path.chmod(0o644)
     refused = sealstream("protect", "--keys", str(path), stdin=EVENTS[0])
     assert refused.returncode == 2

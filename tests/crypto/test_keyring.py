@@ -2,7 +2,7 @@
 
 Mutations seen red: the seal not unwrapped, or not compared with the digest; `binascii.Error` for `ValueError` in
 `_bytes`; a key's AAD without purpose and version; destroyed keys without a line; the lowest active rejects key;
-decrypt-only keys unusable.
+decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.crypto.kek import LocalKek, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from pipeline.crypto.sessions import Sealer, UnknownKey
 from pipeline.errors import Corrupt, Misuse
 from pipeline.events import frame
 
@@ -257,12 +258,13 @@ def test_a_destroyed_key_keeps_its_line_without_a_key() -> None:
 def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ() -> None:
     made = KeyRing.generate(os.urandom, 1_700_000_000_000)
     assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
+        ("producers.1", ACTIVE, 1_700_000_000_000),
         ("rejects.1", ACTIVE, 1_700_000_000_000),
         ("token.1", ACTIVE, 1_700_000_000_000),
     ]
     kek = made.kek
     assert isinstance(kek, LocalKek)
-    assert len({kek.export(), *(k.key for k in made.keys)}) == 3
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 4
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
     assert made.reject_box().key_id == "rejects.1"
@@ -359,3 +361,36 @@ def test_a_rejects_key_that_is_not_here_is_misuse(key_id: str) -> None:
 def test_a_destroyed_rejects_key_opens_nothing() -> None:
     with pytest.raises(Misuse, match="was destroyed"):
         ring(ring_key(REJECTS, 1, DESTROYED), ring_key(REJECTS, 2)).reject_box_of("rejects.1")
+
+
+# -- producers -------------------------------------------------------------------------------------------------------
+
+PRODUCERS = Purpose.PRODUCERS
+
+
+@pytest.mark.parametrize(
+    ("states", "now", "versions"),
+    [
+        ([ACTIVE], 0, [1]),
+        ([ACTIVE, ACTIVE, ACTIVE], 2_000, [2, 3]),
+        ([ACTIVE, ACTIVE, ACTIVE], 1_999, [1, 2, 3]),
+        ([DECRYPT_ONLY, ACTIVE], 1_999, [1, 2]),
+        ([DECRYPT_ONLY, ACTIVE], 2_000, [2]),
+        ([DESTROYED, ACTIVE], 0, [2]),
+        ([DECRYPT_ONLY], 0, []),
+        ([DESTROYED], 0, []),
+        ([], 0, []),
+    ],
+)
+def test_producers_get_the_version_in_use_and_those_to_come(
+    states: list[KeyState], now: int, versions: list[int]
+) -> None:
+    made = ring(ring_key(TOKEN, 1), *(ring_key(PRODUCERS, v, state) for v, state in enumerate(states, 1)))
+    assert [k.version for k in made.public_keys(now)] == versions
+
+
+def test_a_document_of_before_there_were_producers_keys_reads_back_and_opens_nothing() -> None:
+    assert not read_back(DOCUMENT).public_keys(0)
+    value, seal_key = Sealer("shop", ring(ring_key(PRODUCERS, 1)).public_keys(0)).seal(b"{}", 0)
+    with pytest.raises(UnknownKey):
+        read_back(DOCUMENT).opener().open("shop", seal_key, value)

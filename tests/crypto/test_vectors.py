@@ -5,7 +5,9 @@ and use hmac, hashlib and `cryptography` alone, and by the project. The publishe
 
 Mutations seen red: little-endian lengths; the partition in 8 bytes; another domain of commitment, KEK id or profile id;
 the other end of the wrap's or reject's nonce, the path's tag or the token; the largest key id active; another zero in a
-row's key; the ring sorted by version; its AAD without the version; the key file with 0640, made or read.
+row's key; a sealed event's counter little-endian or at the nonce's other end, no source in its info, no session in
+its AAD, another suite, another domain of its key id; the ring sorted by version; its AAD without the version; the key
+file with 0640, made or read.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 
 from pipeline.adapters import keyfile
 from pipeline.adapters.memory_table import MemoryTable
-from pipeline.crypto import aead
+from pipeline.crypto import aead, sessions
 from pipeline.crypto.kek import LocalKek, commitment, unwrap_key, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.rejects import Original, RejectBox, pack
 from pipeline.crypto.seal import SealPath, SubjectKey
+from pipeline.crypto.sessions import Opener, Sealer, public_key
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.crypto.tokens import Tokenizer, TokenKey
 from pipeline.errors import Misuse
@@ -104,6 +108,85 @@ def test_event_and_profile_ids(v: CASE) -> None:
     birth = (0, 0, origin.partition, origin.offset)
     facts = Facts(1, [stream(origin.topic, origin.incarnation)], [birth], 0, 0, {}, [], {})
     assert profile_id(facts, birth).hex() == v["profile_id"]
+
+
+# -- HPKE, from RFC 9180: sections 4, 4.1, 5.1 and 5.2, for the one suite ---------------------------------------------
+
+KEM_SUITE, SUITE = b"KEM" + b"\x00\x20", b"HPKE" + b"\x00\x20" + b"\x00\x01" + b"\x00\x02"
+
+
+def extract(suite: bytes, salt: bytes, label: bytes, secret: bytes) -> bytes:
+    return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + secret, "sha256")
+
+
+def expand(suite: bytes, secret: bytes, label: bytes, info: bytes, size: int) -> bytes:
+    """One block of HKDF-Expand: all that is asked for has 32 bytes at most."""
+    labelled = size.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+    return hmac.digest(secret, labelled + b"\x01", "sha256")[:size]
+
+
+def hpke(shared: bytes, enc: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes]:
+    """Key and nonce of the first message in base mode; `shared`: X25519 of the ephemeral key and `public`."""
+    prk = extract(KEM_SUITE, b"", b"eae_prk", shared)
+    shared = expand(KEM_SUITE, prk, b"shared_secret", enc + public, 32)
+    context = b"\x00" + extract(SUITE, b"", b"psk_id_hash", b"") + extract(SUITE, b"", b"info_hash", info)
+    secret = extract(SUITE, shared, b"secret", b"")
+    return expand(SUITE, secret, b"key", context, 32), expand(SUITE, secret, b"base_nonce", context, 12)
+
+
+def hpke_sent(ephemeral: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes, bytes]:
+    """Key, nonce, encapsulated key."""
+    ours = X25519PrivateKey.from_private_bytes(ephemeral)
+    enc = ours.public_key().public_bytes_raw()
+    return *hpke(ours.exchange(X25519PublicKey.from_public_bytes(public)), enc, public, info), enc
+
+
+def hpke_got(private: bytes, enc: bytes, info: bytes) -> tuple[bytes, bytes]:
+    ours = X25519PrivateKey.from_private_bytes(private)
+    shared = ours.exchange(X25519PublicKey.from_public_bytes(enc))
+    return hpke(shared, enc, ours.public_key().public_bytes_raw(), info)
+
+
+# -- sealed events ---------------------------------------------------------------------------------------------------
+
+
+def session_info(key_id: bytes, source: str) -> bytes:
+    return frame(b"sealstream/session/1", key_id, source.encode())
+
+
+def sealed_event(session: bytes, source: str, seal_key: bytes, counter: int, event: bytes) -> bytes:
+    session_id = hashlib.sha256(frame(b"sealstream/session-id/1", seal_key)).digest()[:16]
+    count = counter.to_bytes(8, "big")
+    aad = frame(b"sealstream/sealed-event/1", source.encode(), session_id, count)
+    return b"\xf5\x01" + count + AESGCM(session).encrypt(bytes(4) + count, event, aad)
+
+
+@pytest.mark.parametrize("v", PROJECT["sealed_events"])
+def test_sealed_events(v: CASE) -> None:
+    private, session = bytes.fromhex(KEYS["producers.1"]), bytes.fromhex(KEYS["session"])
+    public = X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    key_id = hashlib.sha256(frame(b"sealstream/producer-key/1", public)).digest()[:8]
+    key, nonce, enc = hpke_sent(bytes.fromhex(KEYS["ephemeral"]), public, session_info(key_id, v["source"]))
+    seal_key = b"\x01" + key_id + enc + AESGCM(key).encrypt(nonce, session, b"")
+    assert (public.hex(), key_id.hex(), seal_key.hex()) == (v["public"], v["key_id"], v["seal_key"])
+    value = sealed_event(session, v["source"], seal_key, v["counter"], v["event"].encode())
+    assert value.hex() == v["value"]
+
+    made = public_key(1, 0, private)
+    assert (made.public.hex(), made.key_id.hex()) == (v["public"], v["key_id"])
+    assert Opener([private]).open(v["source"], seal_key, value) == v["event"].encode()
+    assert (len(seal_key), len(value)) == (89, len(v["event"].encode()) + 26)
+
+
+def test_what_the_project_seals_opens_by_the_page() -> None:
+    """Its ephemeral key is random, so its bytes are read, not compared."""
+    private = bytes.fromhex(KEYS["producers.1"])
+    sealer = Sealer("shop", [public_key(1, 0, private)])
+    for counter in range(3):
+        value, seal_key = sealer.seal(b"{}", 0)
+        key, nonce = hpke_got(private, seal_key[9:41], session_info(seal_key[1:9], "shop"))
+        session = AESGCM(key).decrypt(nonce, seal_key[41:], b"")
+        assert value == sealed_event(session, "shop", seal_key, counter, b"{}")
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
@@ -251,6 +334,18 @@ def test_aes_256_gcm_siv_of_rfc_8452(v: CASE) -> None:
         assert cipher.decrypt(nonce, bytes.fromhex(v["result"]), aad) == plain
 
 
+def test_hpke_of_rfc_9180() -> None:
+    """`cryptography` takes no AAD, which the published message has: it opens one of ours under the published key."""
+    v = {name: bytes.fromhex(content) for name, content in read("rfc9180.json")["vector"].items()}
+    for key, nonce in (hpke_sent(v["skEm"], v["pkRm"], v["info"])[:2], hpke_got(v["skRm"], v["enc"], v["info"])):
+        assert (key, nonce) == (v["key"], v["base_nonce"])
+        assert AESGCM(key).encrypt(nonce, v["plain"], v["aad"]) == v["ciphertext"]
+    assert hpke_sent(v["skEm"], v["pkRm"], v["info"])[2] == v["enc"]
+    private = X25519PrivateKey.from_private_bytes(v["skRm"])
+    sent = v["enc"] + AESGCM(v["key"]).encrypt(v["base_nonce"], v["plain"], b"")
+    assert sessions.SUITE.decrypt(sent, private, v["info"]) == v["plain"]
+
+
 @pytest.mark.parametrize("v", read("rfc4231.json")["vectors"])
 def test_hmac_sha256_of_rfc_4231(v: CASE) -> None:
     key, data, size = bytes.fromhex(v["key"]), bytes.fromhex(v["data"]), len(v["mac"])
@@ -264,4 +359,5 @@ def test_the_page_shows_these_vectors() -> None:
     row = PROJECT["subject_key"]
     shown = [event["event_id"], event["profile_id"], token["token"], seal["nonce"], seal["sealed"]]
     shown += [row["kek_id"], row["commitment"], row["record"], reject["content"], reject["sealed"]]
+    shown += [PROJECT["sealed_events"][0][name] for name in ("public", "key_id", "seal_key", "value")]
     assert [s for s in shown if s not in page] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,18 @@ class Leg:
     """Partition 0 of a protect leg on memory tables."""
 
     def __init__(
-        self, found: Registry | None = None, blocked: Blocked | None = None, max_event_bytes: int = 1 << 20
+        self,
+        found: Registry | None = None,
+        blocked: Blocked | None = None,
+        max_event_bytes: int = 1 << 20,
+        must_seal: Collection[str] = (),
+        keys: KeyRing | None = None,
     ) -> None:
         self.table = MemoryTable()
         listed = rules().blocked if blocked is None else blocked
-        self.leg = ProtectLeg(found or registry(), ring(), listed, max_event_bytes=max_event_bytes)
+        self.leg = ProtectLeg(
+            found or registry(), keys or ring(), listed, max_event_bytes=max_event_bytes, must_seal=must_seal
+        )
         self.part = self.leg.open(0, {"subject-keys": self.table})
         self.counts: dict[tuple[str, str], int] = {}
 

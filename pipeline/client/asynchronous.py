@@ -1,0 +1,81 @@
+"""A sealed producer for asyncio, on aiokafka: batches, retries and order within a partition are aiokafka's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from ..errors import Misuse, Transient
+from ..events import Topic
+from .sealing import FLUSH_SECONDS, Event, Key, Sealing, partition_of, unwritten
+
+
+class AsyncProducer:
+    """Sends the events of one source, sealed; idempotent (acks=all). To be used with `async with`.
+
+    `config` are aiokafka's arguments: `bootstrap_servers`, `security_protocol`, … `keys` is what
+    `sealstream keys public --json` prints; `Misuse` if it is not.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, source: str, keys: bytes, topic: str = Topic.RAW.value) -> None:
+        self._sealing = Sealing(source, keys)
+        self._config = {**config, "enable_idempotence": True}
+        self._topic = topic
+        self._failed = 0
+
+    async def __aenter__(self) -> Self:
+        """`Transient` if no broker answers."""
+        self._producer = AIOKafkaProducer(**self._config)
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise Transient(f"Kafka does not answer as it should ({type(error).__name__})") from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            await self.flush(FLUSH_SECONDS)
+        except Transient:
+            # aiokafka never gives up an idempotent batch, and its `stop` would wait for it
+            await self._producer._sender.close()
+            await self._producer.client.close()
+            self._producer._closed = True
+            raise
+        finally:
+            await self._producer.stop()
+
+    async def send(self, event: Event, key: Key | None = None) -> None:
+        """Seal an event and hand it over, as `Producer.send` does. Waits while its partition's batch is full."""
+        value, headers = self._sealing.seal(event)
+        try:
+            count = 0 if key is None else len(await self._producer.partitions_for(self._topic))
+            partition = None if key is None else partition_of(key, count)
+            written = await self._producer.send(self._topic, value, partition=partition, headers=headers)
+        except MessageSizeTooLargeError:
+            raise Misuse("an event is larger than max_request_size") from None
+        except KafkaError as error:
+            raise Transient(f"Kafka does not answer as it should ({type(error).__name__})") from None
+        written.add_done_callback(self._delivered)
+
+    async def flush(self, timeout: float = FLUSH_SECONDS) -> None:
+        """Return when everything sent is on all in-sync replicas, as `Producer.flush` does."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._producer.flush()
+                await asyncio.sleep(0)  # what is done by now has its callback
+        except TimeoutError:
+            raise Transient("not every event is on the broker yet; check it") from None
+        failed, self._failed = self._failed, 0
+        if failed:
+            raise unwritten(failed)
+
+    def _delivered(self, written: asyncio.Future[Any]) -> None:
+        self._failed += written.cancelled() or written.exception() is not None

@@ -1,0 +1,190 @@
+"""Both producers on librdkafka's mock cluster: what they write is sealed, complete, and placed by a key that is not
+written; what is not written is said.
+
+Mutations seen red: the key written; plaintext sent; the key ignored, or always partition 0; failures not counted, or
+said twice; what waits not said; a full queue raises; the caller's idempotence; `async with` left without a flush, or
+without a bound; any source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaTimeoutError
+
+from pipeline.adapters.brokers.embedded import PARTITIONS, EmbeddedBroker
+from pipeline.adapters.partitioner import partitions
+from pipeline.client import AsyncProducer, Producer, asynchronous, synchronous
+from pipeline.crypto.sessions import write_public
+from pipeline.errors import Misuse, Transient
+from tests.integration.tools import Got, read_all
+from tests.stages.event_world import ring
+
+KEYS = write_public(ring().public_keys(0))
+OPENER = ring().opener()
+CANARY = "canary.4f1b@example.com"
+EVENTS = [(f"{i}.{CANARY}", {"type": "page", "messageId": f"m-{i}", "userId": f"{i}.{CANARY}"}) for i in range(60)]
+Send = Callable[[str, str, list[tuple[Any, Any]]], None]
+"""(bootstrap, topic, [(key, event)]): written."""
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[str]:
+    broker = EmbeddedBroker()
+    yield broker.bootstrap
+    broker.close()
+
+
+def by_threads(bootstrap: str, topic: str, events: list[tuple[Any, Any]]) -> None:
+    with Producer({"bootstrap.servers": bootstrap}, source="shop", keys=KEYS, topic=topic) as producer:
+        for key, event in events:
+            producer.send(event, key)
+
+
+def by_asyncio(bootstrap: str, topic: str, events: list[tuple[Any, Any]]) -> None:
+    async def send() -> None:
+        config = {"bootstrap_servers": bootstrap}
+        async with AsyncProducer(config, source="shop", keys=KEYS, topic=topic) as producer:
+            for key, event in events:
+                await producer.send(event, key)
+
+    asyncio.run(send())
+
+
+BOTH = pytest.mark.parametrize("send", [by_threads, by_asyncio], ids=["sync", "async"])
+
+
+def opened(record: Got) -> bytes:
+    headers = dict(record.headers)
+    assert list(headers) == ["source-id", "seal-key"]
+    return OPENER.open((headers["source-id"] or b"").decode(), headers["seal-key"] or b"", record.value or b"")
+
+
+@BOTH
+def test_events_arrive_once_sealed_and_without_their_key(mock: str, send: Send) -> None:
+    topic = f"arrive.{send.__name__}"
+    send(mock, topic, EVENTS)
+    found = read_all(mock, topic)
+    assert sorted(opened(r) for r in found) == sorted(json.dumps(e, separators=(",", ":")).encode() for _, e in EVENTS)
+    assert {r.key for r in found} == {None}
+    assert CANARY.encode() not in b"".join(repr(r).encode() + (r.value or b"") for r in found)
+    assert len({dict(r.headers)["seal-key"] for r in found}) == 1
+
+
+@BOTH
+def test_a_key_chooses_the_partition_as_every_kafka_client_does(mock: str, send: Send) -> None:
+    topic = f"placed.{send.__name__}"
+    send(mock, topic, [*EVENTS, (b"\xff\x00", b"bytes"), ("", b"empty")])
+    placed = {opened(r): r.partition for r in read_all(mock, topic)}
+    keys = [key.encode() for key, _ in EVENTS]
+    expected = dict(zip(keys, partitions(keys, PARTITIONS), strict=True))
+    assert {json.loads(event)["userId"].encode(): at for event, at in placed.items() if event[:1] == b"{"} == expected
+    assert [placed[b"bytes"], placed[b"empty"]] == partitions([b"\xff\x00", b""], PARTITIONS)
+    assert len(set(placed.values())) == PARTITIONS
+
+
+@BOTH
+def test_bytes_go_as_they_are_and_without_a_key_anywhere(mock: str, send: Send) -> None:
+    topic = f"bytes.{send.__name__}"
+    contents = [b"\xc3\x01 avro", b"{", b""]
+    send(mock, topic, [(None, content) for content in contents])
+    assert sorted(opened(r) for r in read_all(mock, topic)) == sorted(contents)
+
+
+@BOTH
+def test_an_event_that_cannot_be_sent_is_refused_and_the_others_arrive(mock: str, send: Send) -> None:
+    topic = f"refused.{send.__name__}"
+    with pytest.raises(Misuse, match="larger"):
+        send(mock, topic, [(None, b"one"), (None, bytes(2 << 20))])
+    with pytest.raises(TypeError):
+        send(mock, topic, [("k", b"two"), ("k", {"x": object()})])
+    assert sorted(opened(r) for r in read_all(mock, topic)) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("source", ["", "x" * 129, "a\nb"])
+def test_what_is_no_source_and_no_document_of_keys_is_misuse(source: str) -> None:
+    for made in (Producer, AsyncProducer):
+        with pytest.raises(Misuse, match="printable"):
+            made({}, source=source, keys=KEYS)
+        with pytest.raises(Misuse, match="keys public --json"):
+            made({}, source="shop", keys=b"{}")
+
+
+def test_what_is_waiting_or_given_up_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synchronous, "ASK_SECONDS", 0.1)
+    producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, source="shop", keys=KEYS)
+    producer.send(b"one")
+    producer.send(b"two")
+    for given_up in (False, True):
+        if given_up:
+            producer._producer.purge()
+        with pytest.raises(Transient, match="2 events are not on the broker"):
+            producer.flush(0.1)
+    producer.flush(0.1)
+    with pytest.raises(Transient, match="Kafka does not answer"):
+        producer.send(b"where to?", "k")
+
+
+async def test_asyncio_says_what_is_not_written_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "FLUSH_SECONDS", 0.2)
+    broker = EmbeddedBroker()
+    producer = AsyncProducer({"bootstrap_servers": broker.bootstrap}, source="shop", keys=KEYS)
+    await producer.__aenter__()
+    await producer.send(b"written")
+    await producer.flush(20)
+    broker.close()
+    await producer.send(b"lost")
+    async with asyncio.timeout(20):
+        with pytest.raises(Transient, match="on the broker"):
+            await producer.__aexit__(None, None, None)
+    with pytest.raises(Transient, match="Kafka does not answer"):
+        await producer.__aenter__()
+
+
+async def test_asyncio_says_once_what_was_given_up(mock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def given_up(*_: object, **__: object) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(KafkaTimeoutError())
+        return future
+
+    async with AsyncProducer({"bootstrap_servers": mock}, source="shop", keys=KEYS) as producer:
+        monkeypatch.setattr(producer._producer, "send", given_up)
+        await producer.send(b"one")
+        await producer.send(b"two")
+        with pytest.raises(Transient, match="2 events are not on the broker"):
+            await producer.flush()
+
+
+def test_a_full_queue_is_waited_for(mock: str) -> None:
+    config = {"bootstrap.servers": mock, "queue.buffering.max.messages": 5, "linger.ms": 20}
+    with Producer(config, source="shop", keys=KEYS, topic="queue") as producer:
+        for _ in range(50):
+            producer.send(b"x")
+    assert len(read_all(mock, "queue")) == 50
+
+
+def test_producers_are_idempotent_whatever_their_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(synchronous.confluent_kafka, "Producer", given.append)
+    Producer({"enable.idempotence": False}, source="shop", keys=KEYS)
+    assert given[0]["enable.idempotence"] is True
+    asynchronous = AsyncProducer({"enable_idempotence": False}, source="shop", keys=KEYS)
+    assert asynchronous._config["enable_idempotence"] is True
+
+
+def test_the_snippet_of_the_operations_page_runs(mock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (snippet,) = re.findall(
+        r"```python\n(.*?)```", page.partition("## Sealed producers")[2].partition("\n## ")[0], re.S
+    )
+    (tmp_path / "producer-keys.json").write_bytes(KEYS)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.replace("localhost:9092", mock), {})
+    (record,) = read_all(mock, "events.raw")
+    assert json.loads(opened(record))["type"] == "identify"
