@@ -24,9 +24,9 @@ SHOWN = 20
 @click.option("--seed", default=1, show_default=True, help="Same seed, same values.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def main(values: int, seed: int, as_json: bool) -> None:
-    """Names, mails, phones, addresses and card numbers through a broker, a worker and a server, by sealed producers; then
-    a search of every file, log, metrics page, argument and environment for them, plain and encoded: there must be none.
-    Then the same in clear: they must be in the files of events.raw, and nowhere else.
+    """Names, mails, phones, addresses and card numbers by sealed producers through a broker, a worker and a server.
+    Then a search of every file, log, metrics page, argument and environment for them, plain and encoded: there must be
+    none. Then the same in clear: they must be in the files of events.raw, and nowhere else.
 
     \b
     Examples:
