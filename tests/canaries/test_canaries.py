@@ -1,6 +1,6 @@
 """The proof of `make canaries`, with few people.
 
-Mutations seen red: a log line with a rejected value; a protected event that keeps a sealed field in clear.
+Mutations seen red: a log line with an unsealed event; a name that its schema calls clear.
 """
 
 from __future__ import annotations
