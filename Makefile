@@ -9,7 +9,7 @@ RUN := .venv/.run-$(MARK)
 DEV := .venv/.dev-$(MARK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: install demo test check bench faults identity-proof clean
+.PHONY: install demo test check bench faults identity-proof canaries clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make check    lint, types, imports'
 	@echo 'make bench    figures of the protect leg'
 	@echo 'make faults   kill, cut and stop everything, and see that nothing is lost (PLAN=short|long SEED=n)'
+	@echo 'make canaries  personal values by sealed producers: a search of everything finds none (VALUES=n SEED=n)'
 	@echo 'make identity-proof  profiles depend on the set of events alone (CASES=n BROKER=n SEED=n; ARGS=--case n for one)'
 	@echo 'make install  only install, into .venv'
 	@echo 'make clean    remove what was made here, .venv included'
@@ -50,6 +51,10 @@ CASES ?= 10000
 BROKER ?= 300
 identity-proof: $(DEV)
 	$(BIN)/python -m tests.proof --cases $(CASES) --broker $(BROKER) --seed $(SEED) $(ARGS)
+
+VALUES ?= 1000
+canaries: $(DEV)
+	$(BIN)/python -m tests.canaries --values $(VALUES) --seed $(SEED) $(ARGS)
 
 clean:
 	rm -rf .venv .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

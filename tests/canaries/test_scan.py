@@ -1,0 +1,73 @@
+"""The scanner finds whatever is planted, wherever it lies.
+
+Mutations seen red: one form left out (each); base64 at one alignment; nothing kept between chunks; file names.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from tests.canaries import scan
+from tests.canaries.scan import Scanner
+from tests.canaries.values import KINDS, people, values
+
+PEOPLE = people(7, 40)
+VALUES = values(PEOPLE)
+SCANNER = Scanner(VALUES)
+WRITTEN: dict[str, Callable[[str], bytes]] = {
+    "plain": str.encode,
+    "lower": lambda v: v.lower().encode(),
+    "upper": lambda v: v.upper().encode(),
+    "utf-16": lambda v: v.encode("utf-16"),
+    "utf-16-be": lambda v: v.encode("utf-16-be"),
+    "hex": lambda v: v.encode().hex().encode(),
+    "HEX": lambda v: v.encode().hex().upper().encode(),
+    "url": lambda v: quote(v, safe="").encode(),
+    "form": lambda v: quote_plus(v).encode(),
+    "url twice": lambda v: quote(quote(v, safe=""), safe="").encode(),
+    "json": lambda v: json.dumps({"x": v}).encode(),
+    "json, unicode": lambda v: json.dumps({"x": v}, ensure_ascii=False).encode(),
+    "json in json": lambda v: json.dumps(json.dumps(v)).encode(),
+    **{f"base64 after {n}": lambda v, n=n: base64.b64encode(b"\xff" * n + v.encode() + b"\xfe") for n in range(4)},
+    "base64 of json": lambda v: base64.urlsafe_b64encode(json.dumps({"ab": v}, ensure_ascii=False).encode()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_each_kind_is_found_in_each_form(kind: str, written: Callable[[str], bytes]) -> None:
+    for number in (0, 39):
+        value = getattr(PEOPLE[number], kind)
+        found = SCANNER.scan("here", [b"before\0", written(value), b"\0after"])
+        assert {(h.kind, h.number) for h in found} == {(kind, number)}
+
+
+def test_what_lies_across_two_pieces_is_found() -> None:
+    value = PEOPLE[3].email.encode()
+    for at in range(1, len(value)):
+        assert SCANNER.scan("here", [b"x" * 99 + value[:at], value[at:] + b"x" * 99])
+
+
+def test_files_and_their_names_are_searched_and_nothing_else_is_a_hit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "CHUNK", 1000)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").write_bytes(bytes(999) + PEOPLE[5].card.encode() + bytes(999))
+    (tmp_path / PEOPLE[6].phone).touch()
+    (tmp_path / "others").write_text(repr([(p.name, p.email, p.card) for p in people(8, 40)]))
+    hits, size = SCANNER.files(tmp_path)
+    assert {(h.kind, h.number) for h in hits} == {("card", 5), ("phone", 6)}
+    assert size > 2_000
+
+
+def test_a_hit_does_not_say_the_value() -> None:
+    (hit,) = SCANNER.scan("here", [PEOPLE[0].email.encode()])
+    assert not any(value in repr(hit) for value in VALUES)
+    assert PEOPLE[0].name not in repr(PEOPLE)
