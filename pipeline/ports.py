@@ -83,6 +83,14 @@ class Rejecting(Protocol):
         """Workers died at work on these records: reject them (`crashed_worker`), in place of `on_batch`."""
 
 
+@runtime_checkable
+class Dependent(Protocol):
+    """A leg that takes batches in only while something outside is there."""
+
+    def available(self) -> None:
+        """`Transient` while it is away, and the batch waits, not taken in. Asked for each batch: no I/O here."""
+
+
 class Leg(Protocol):
     """Makes partition legs; holds what they share (schemas, keys, rules)."""
 
@@ -133,7 +141,7 @@ class Metrics(Protocol):
 class LegState(StrEnum):
     """Ready means RUNNING in every leg; alive means none of them has FAILED."""
 
-    WAITING = "waiting"  # for the broker
+    WAITING = "waiting"  # for the broker, or the provider of the KEK
     RECOVERING = "recovering"  # tables from their changelogs
     RUNNING = "running"
     STOPPING = "stopping"

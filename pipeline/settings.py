@@ -82,6 +82,17 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(default=Path(".sealstream"), description="Directory for what a worker keeps on disk.")
     key_file: Path | None = Field(default=None, description="Key ring. None: `keys.json` in the state directory.")
+    kek: Annotated[str, Field(pattern=r"^(file$|(pkcs11|aws-kms|vault):\S+$)")] = Field(
+        default="file",
+        description="Who holds the key-encryption key: `file` (the key file), "
+        "`pkcs11:token=…;object=…?module-path=…&pin-source=file:…`, `aws-kms:<key id, ARN or alias/…>`, "
+        "`vault:<mount>/<key>`. Before `keys init`, and the same everywhere.",
+    )
+    kek_cache_seconds: Annotated[float, Field(ge=10, le=604_800)] = Field(
+        default=3_600.0,
+        description="How long a worker goes on while that provider is away or refuses; then the stream waits. It is "
+        "asked twice in that time.",
+    )
     schema_dir: Path | None = Field(
         default=None, description="Schemas. None: those that are installed with the program."
     )

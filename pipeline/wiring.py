@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from .adapters import control, keyfile, refold, rules_version, schema_files
+from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files
+from .adapters.kek_lease import KekLease
 from .adapters.memory_table import MemoryTable
 from .adapters.positions import Positions
 from .adapters.reader import Reader
@@ -24,6 +25,8 @@ from .adapters.rules_version import RulesVersion
 from .adapters.standstill import blockers
 from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
+from .crypto.data_kek import DataKek
+from .crypto.kek import Kek
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
@@ -48,8 +51,26 @@ def throw_away_ring() -> KeyRing:
     return KeyRing.generate(os.urandom, int(time.time() * 1000))
 
 
+def new_ring(config: Settings) -> KeyRing:
+    """Return a new one, its KEK wrapped by the provider if the settings name one."""
+    provider = kek_providers.provider(config.kek)
+    kek = None if provider is None else DataKek.generate(provider, os.urandom)
+    return KeyRing.generate(os.urandom, int(time.time() * 1000), kek)
+
+
 def key_ring(config: Settings) -> KeyRing:
-    return keyfile.load(config.keys_path())
+    return keyfile.load(config.keys_path(), kek_providers.provider(config.kek))
+
+
+def leased_ring(config: Settings, provider: Kek | None) -> tuple[KeyRing, Callable[[], None]]:
+    """Return the ring, and what raises while its KEK may not be used; a thread keeps it in use from here on."""
+    ring = keyfile.load(config.keys_path(), provider)
+    kek = ring.kek
+    if provider is None or not isinstance(kek, DataKek):
+        return ring, lambda: None
+    lease = KekLease(lambda: DataKek.open(provider, kek.wrapped), config.kek_cache_seconds)
+    lease.keep()
+    return ring, lease.check
 
 
 def tokens(config: Settings, rules: Rules) -> Tokens:
@@ -117,9 +138,21 @@ def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
     return _protect_leg(config, registry, ring, rules)
 
 
-def _protect_leg(config: Settings, registry: Registry, ring: KeyRing, rules: Rules) -> ProtectLeg:
-    must_seal = config.must_seal()
-    return ProtectLeg(registry, ring, rules.blocked, max_event_bytes=config.max_event_bytes, must_seal=must_seal)
+def _protect_leg(
+    config: Settings,
+    registry: Registry,
+    ring: KeyRing,
+    rules: Rules,
+    available: Callable[[], None] = lambda: None,
+) -> ProtectLeg:
+    return ProtectLeg(
+        registry,
+        ring,
+        rules.blocked,
+        max_event_bytes=config.max_event_bytes,
+        must_seal=config.must_seal(),
+        available=available,
+    )
 
 
 def watch_leg(config: Settings) -> WatchLeg:
@@ -295,7 +328,7 @@ def work(names: Sequence[str], config: Settings) -> int:
 
 
 def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Leg]]:
-    """Leg → the function that makes it, with the rules in force; what needs no broker is read now."""
+    """Leg → the function that makes it, with the rules in force; what needs no broker or KEK provider is read now."""
     import structlog
 
     log = structlog.get_logger(__name__)
@@ -318,8 +351,19 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
 
     makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
     if "protect" in names:
-        registry, ring = schema_files.load(config.schema_dir), key_ring(config)
-        makers["protect"] = lambda: _protect_leg(config, registry, ring, rules())
+        registry, provider = schema_files.load(config.schema_dir), kek_providers.provider(config.kek)
+
+        @cache
+        def keys() -> tuple[KeyRing, Callable[[], None]]:
+            return leased_ring(config, provider)
+
+        def protect() -> Leg:
+            ring, available = keys()
+            return _protect_leg(config, registry, ring, rules(), available)
+
+        if provider is None:
+            keys()
+        makers["protect"] = protect
     return {name: makers[name] for name in names}
 
 

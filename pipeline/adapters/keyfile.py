@@ -1,7 +1,9 @@
-"""The key ring in a file of one machine: the default KEK provider (DESIGN §5). The file *is* the secret.
+"""The key ring in a file: JSON `{"format", "kek", "ring"}`, the ring's document (`crypto.keyring`) and its KEK, under
+which every other key is wrapped.
 
-JSON `{"format", "kek", "ring"}`: the KEK in base64 and the ring's document (`crypto.keyring`), every other key wrapped
-under it. Only its owner may read it. Back it up apart from the data that it protects; without it nothing opens.
+The KEK stands in it in clear (the default, for one machine: the file *is* the secret) or wrapped by a provider
+(`crypto.data_kek`). Only its owner may read it. Back it up apart from the data that it protects; without it nothing
+opens.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from pathlib import Path
 import msgspec
 
 from ..crypto.aead import KEY_BYTES
-from ..crypto.kek import LocalKek
+from ..crypto.data_kek import DataKek
+from ..crypto.kek import Kek, LocalKek
 from ..crypto.keyring import KeyRing
 from ..errors import Corrupt, Misuse
 from . import private_file
 
 FORMAT = "sealstream/key-file/1"
+WRAPPED = "sealstream/key-file/2"
 MAX_BYTES = 1 << 20
 _DAMAGED = "key file {}: its content is damaged or was changed; restore it from your backup"
 
@@ -57,24 +61,24 @@ def create(path: Path, ring: KeyRing) -> None:
         raise Misuse(f"key file {path}: cannot be written ({e.strerror}); make room or choose another disk") from None
 
 
-def load(path: Path) -> KeyRing:
-    """Read a file made by `create`.
+def load(path: Path, provider: Kek | None = None) -> KeyRing:
+    """Read a file made by `create`; `provider` is asked for its KEK, None: it stands there in clear.
 
-    `Misuse` if it is missing, not a plain file (a symbolic link included), not ours, or open to others; `Corrupt` if
-    its content is not byte for byte what `create` wrote.
+    `Misuse` if it is missing, not a plain file (a symbolic link included), not ours, open to others, or of the other
+    kind; `Corrupt` if its content is not byte for byte what `create` wrote, or another provider's; `Transient` if the
+    provider is away.
     """
     content = private_file.read(path, "key file", MAX_BYTES, "make one with `sealstream keys init`")
     if content is None:
         raise Corrupt(_DAMAGED.format(path))
     try:
         read = msgspec.json.decode(content, type=_File)
-        kek = base64.b64decode(read.kek, validate=True)
+        content_of_kek = base64.b64decode(read.kek, validate=True)
     except (msgspec.DecodeError, RecursionError, ValueError):
         raise Corrupt(_DAMAGED.format(path)) from None
-    if read.format != FORMAT or len(kek) != KEY_BYTES:
-        raise Corrupt(_DAMAGED.format(path))
+    kek = _kek(path, read.format, content_of_kek, provider)
     try:
-        ring = KeyRing.from_document(bytes(read.ring), LocalKek(kek))
+        ring = KeyRing.from_document(bytes(read.ring), kek)
     except Corrupt as e:
         raise Corrupt(f"{_DAMAGED.format(path)} ({e})") from None
     if _encode(ring) != content:
@@ -82,11 +86,28 @@ def load(path: Path) -> KeyRing:
     return ring
 
 
+def _kek(path: Path, format: str, content: bytes, provider: Kek | None) -> LocalKek:
+    if format == WRAPPED:
+        if provider is None:
+            raise Misuse(f"key file {path}: a provider holds its KEK; set SEALSTREAM_KEK to the one that made it")
+        try:
+            return DataKek.open(provider, content)
+        except Corrupt as e:
+            raise Corrupt(f"key file {path}: its KEK cannot be opened ({e})") from None
+    if format != FORMAT or len(content) != KEY_BYTES:
+        raise Corrupt(_DAMAGED.format(path))
+    if provider is not None:
+        raise Misuse(f"key file {path}: holds its KEK in clear, but SEALSTREAM_KEK names a provider; unset it")
+    return LocalKek(content)
+
+
 def _encode(ring: KeyRing) -> bytes:
-    if not isinstance(ring.kek, LocalKek):
+    kek = ring.kek
+    if not isinstance(kek, LocalKek):
         raise Misuse("only a ring with a local KEK can be written to a key file")
-    kek = base64.b64encode(ring.kek.export()).decode()
-    return msgspec.json.encode(_File(FORMAT, kek, msgspec.Raw(ring.to_document()))) + b"\n"
+    form, content = (WRAPPED, kek.wrapped) if isinstance(kek, DataKek) else (FORMAT, kek.export())
+    text = base64.b64encode(content).decode()
+    return msgspec.json.encode(_File(form, text, msgspec.Raw(ring.to_document()))) + b"\n"
 
 
 def _make_parents(directory: Path) -> None:

@@ -78,6 +78,7 @@ def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings
         "partitions": PARTITIONS,
         "state_dir": directory / "state",
         "key_file": directory / "keys.json",
+        "kek": "file",
         "http": "off",
         "log_format": "console",
         "compression": "zstd",  # the embedded broker keeps 5 MB of each partition

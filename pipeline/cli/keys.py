@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
 import click
 
-from .. import settings
+from .. import settings, wiring
 from ..adapters import keyfile
-from ..crypto.keyring import KeyRing
 from ..crypto.sessions import write_public
 from ..errors import Misuse
 from .identifiers import iso, key_option
@@ -35,13 +33,15 @@ def init(file: Path | None, as_json: bool) -> None:
 
     FILE is SEALSTREAM_KEY_FILE if not given, and keys.json in SEALSTREAM_STATE_DIR without that. A file that exists is
     never replaced. Whoever has the file can read everything; without it, nobody can. Back it up, apart from the data.
+    If SEALSTREAM_KEK names a provider, that wraps the key-encryption key, and whoever reads needs both.
 
     \b
     Example:
       sealstream keys init /etc/sealstream/keys.json
     """
-    path = file or settings.load().keys_path()
-    ring = KeyRing.generate(os.urandom, int(time.time() * 1000))
+    config = settings.load()
+    path = file or config.keys_path()
+    ring = wiring.new_ring(config)
     keyfile.create(path, ring)
     if as_json:
         click.echo(json.dumps({"file": str(path), "keys": [k.key_id for k in ring.keys]}))

@@ -7,6 +7,9 @@ wrapped record could open to two keys under two KEKs. All 256 bits are kept, for
 `LocalKek` gives 0x01 ‖ kek_id (8) ‖ AES-256-GCM-SIV(key), with the nonce SHA-256(frame("sealstream/wrap/1", aad))[:12].
 Each key's AAD names it by a random or unique id, so each wrap has its own nonce (and RFC 8452 derives fresh keys from
 it); wrapping the same key for the same place again gives the same bytes.
+
+Other providers give their own first byte ‖ what is theirs (`adapters.kek_providers`); they wrap one key alone, the
+KEK that wraps all others (`crypto.data_kek`).
 """
 
 from __future__ import annotations
@@ -22,13 +25,16 @@ from .aead import KEY_BYTES, NONCE_BYTES, InvalidTag, cipher
 FORMAT = b"\x01"
 KEK_ID_BYTES = 8
 COMMITMENT_BYTES = 32
+PKCS11, AWS_KMS, VAULT = b"\x02", b"\x03", b"\x04"
+PROVIDERS = {FORMAT: "a local KEK", PKCS11: "PKCS#11", AWS_KMS: "AWS KMS", VAULT: "Vault Transit"}
+"""The first byte of what a KEK gives → who gave it."""
 
 
 class Kek(Protocol):
-    """A provider that wraps small secrets: a local key now; PKCS#11, a KMS or Vault later.
+    """A provider that wraps small secrets: a local key, an HSM by PKCS#11, AWS KMS, Vault.
 
-    `unwrap` raises `Corrupt` when the bytes, `aad` or the KEK are not those of `wrap`, `Transient` when a provider is
-    away.
+    `unwrap` raises `Corrupt` when the bytes, `aad` or the KEK are not those of `wrap`; both raise `Transient` when a
+    provider is away or refuses, `Misuse` when what they were told does not exist there.
     """
 
     def wrap(self, plain: bytes, aad: bytes) -> bytes: ...
@@ -69,6 +75,19 @@ class LocalKek:
             return self._cipher.decrypt(_wrap_nonce(aad), wrapped[len(self._head) :], aad)
         except InvalidTag:
             raise Corrupt("a wrapped key does not read back as it was written") from None
+
+
+def wrapped_by(provider: bytes, wrapped: bytes) -> bytes:
+    """Return what follows the provider's byte; `Corrupt`, naming both, if another one has wrapped it."""
+    found = wrapped[:1]
+    if found == provider:
+        return wrapped[1:]
+    if found in PROVIDERS:
+        raise Corrupt(
+            f"a key was wrapped by {PROVIDERS[found]}, and {PROVIDERS[provider]} cannot open it: set SEALSTREAM_KEK to "
+            "what it was made with"
+        )
+    raise Corrupt("a wrapped key does not read back as it was written")
 
 
 def _wrap_nonce(aad: bytes) -> bytes:

@@ -76,9 +76,9 @@ class KeyRing:
         return f"KeyRing({', '.join(f'{k.key_id}: {k.state.value}' for k in self._keys)})"
 
     @classmethod
-    def generate(cls, random: Callable[[int], bytes], now_ms: int) -> KeyRing:
-        """Return a new ring: a local KEK, and version 1 of each key, active from `now_ms`."""
-        kek = LocalKek(random(KEY_BYTES))
+    def generate(cls, random: Callable[[int], bytes], now_ms: int, kek: LocalKek | None = None) -> KeyRing:
+        """Return a new ring: `kek` or a new one, and version 1 of each key, active from `now_ms`."""
+        kek = kek or LocalKek(random(KEY_BYTES))
         return cls(kek, [RingKey(p, 1, KeyState.ACTIVE, now_ms, random(KEY_BYTES)) for p in Purpose])
 
     @property

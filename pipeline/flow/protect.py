@@ -13,7 +13,7 @@ Cost by stage: `bench/costs.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..crypto.keyring import KeyRing
 from ..crypto.subjects import SubjectKeys, check_row
@@ -38,10 +38,10 @@ Place = tuple[EventIds, str, str, int]
 
 
 class ProtectLeg:
-    """Makes the partition legs. `Leg` of `pipeline.ports`.
+    """Makes the partition legs. `Leg` and `Dependent` of `pipeline.ports`.
 
     `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `must_seal`: sources whose
-    plaintext is rejected, `*` for all.
+    plaintext is rejected, `*` for all. `available`: raises while the KEK may not be used.
     """
 
     name = "protect"
@@ -58,8 +58,10 @@ class ProtectLeg:
         *,
         max_event_bytes: int = 1 << 20,
         must_seal: Collection[str] = (),
+        available: Callable[[], None] = lambda: None,
     ) -> None:
         self.registry = registry
+        self.available = available
         self.ring = ring
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)

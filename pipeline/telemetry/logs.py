@@ -57,7 +57,7 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for library in ("aiokafka", "faust", "mode"):  # at DEBUG they show what they fetch and send
+    for library in ("aiokafka", "faust", "mode", "botocore", "urllib3"):  # at DEBUG they show what they fetch and send
         logging.getLogger(library).setLevel(max(logging.INFO, root.level))
 
 

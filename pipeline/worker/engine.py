@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
-from ..ports import Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
+from ..ports import Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from . import fencing
 from .book import OffsetBook, TopicPartition
 from .fencing import Fenced, Lease
@@ -337,6 +337,7 @@ class LegEngine:
     async def _take(self, message: Any) -> None:
         """Fold one batch; start a checkpoint when it is time; hold the stream while too much is underway."""
         await self.go.wait()
+        await self._await_dependency()  # before the look at the generation: it may end meanwhile
         if not self._accepting or message.generation_id != self.app.consumer_generation_id:
             return  # of an old generation: its partitions were drained, and are read again from what was committed
         records = message.value
@@ -359,6 +360,25 @@ class LegEngine:
                 self._begin()
             else:
                 await asyncio.wait({self._flush})
+
+    async def _await_dependency(self) -> None:
+        """Wait while what the leg depends on is away: nothing is taken in, and nothing of it acknowledged."""
+        leg, reason = self.leg, None
+        while isinstance(leg, Dependent) and not self.failed.done():
+            try:
+                leg.available()
+                break
+            except Transient as e:
+                if reason is None:
+                    log.warning("the stream waits", leg=leg.name, reason=str(e))
+                reason = e
+            if self._accepting:
+                self.metrics.state(leg.name, LegState.WAITING)
+            await asyncio.sleep(self.config.tick_seconds)
+        if reason is not None:
+            log.info("the stream goes on", leg=leg.name)
+            if self._accepting:
+                self.metrics.state(leg.name, LegState.RUNNING)
 
     def _hand_over(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
         """Have the leg take a batch in, noted in the journal meanwhile; in pieces where a worker has died on it."""

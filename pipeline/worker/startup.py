@@ -22,21 +22,25 @@ T = TypeVar("T")
 
 
 async def answered(ask: Callable[[], T], bootstrap: str) -> T:
-    """Return what `ask` does, in a thread. A broker that is away is waited for without end, with backoff, said once."""
+    """Return what `ask` does, in a thread.
+
+    A broker, or the provider of the KEK, that is away is waited for without end, with backoff, said once.
+    """
     wait = 0.5
     said = False
     while True:
         try:
             answer = await asyncio.to_thread(ask)
             break
-        except (KafkaException, Transient):
+        except (KafkaException, Transient) as e:
             if not said:
-                log.warning("broker does not answer, waiting for it", bootstrap=bootstrap)
+                reason = str(e) if isinstance(e, Transient) else "the broker does not answer"
+                log.warning("waiting for what does not answer", bootstrap=bootstrap, reason=reason)
                 said = True
             await asyncio.sleep(wait)
             wait = min(wait * 2, 5.0)
     if said:
-        log.info("broker answers")
+        log.info("it answers")
     return answer
 
 
