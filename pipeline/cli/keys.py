@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .. import settings, wiring
+from .. import settings
 from ..adapters import keyfile
 from ..crypto.sessions import write_public
 from ..errors import Misuse
@@ -39,6 +39,8 @@ def init(file: Path | None, as_json: bool) -> None:
     Example:
       sealstream keys init /etc/sealstream/keys.json
     """
+    from .. import wiring
+
     config = settings.load()
     path = file or config.keys_path()
     ring = wiring.new_ring(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 import shutil
@@ -71,18 +72,38 @@ def soft_hsm(directory: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
     return made
 
 
-@contextmanager
-def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Yield moto's server; boto3 is set up to ask it."""
-    from moto.server import ThreadedMotoServer
+class Kms:
+    """moto's server; its keys outlive it."""
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    def __init__(self) -> None:
+        self.port = 0
+        self._server: Any = None
+        self.start()
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+
+    def end(self) -> None:
+        """Connections are refused from here on."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+            server._server.server_close()
+
+
+@contextmanager
+def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
+    """Yield moto's server; boto3 is set up to ask it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = Kms()
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {
-        "AWS_ENDPOINT_URL_KMS": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL_KMS": f"http://127.0.0.1:{server.port}",
         "AWS_REGION": "eu-central-1",
         "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -94,15 +115,7 @@ def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     try:
         yield server
     finally:
-        close(server)
-
-
-def close(server: Any) -> None:
-    """End it, and free its port: connections are refused from here on."""
-    if server._server is not None:
-        server.stop()
-        server._server.server_close()
-        server._server = None
+        server.end()
 
 
 TOKEN = "hvs.token-4f1b"
