@@ -75,8 +75,11 @@ def soft_hsm(directory: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
 class Kms:
     """moto's server; its keys outlive it."""
 
+    keys: tuple[str, ...]
+
     def __init__(self) -> None:
-        self.port = 0
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.port, self.keys = 0, ()
         self._server: Any = None
         self.start()
 
@@ -87,7 +90,14 @@ class Kms:
         self._server.start()
         self.port = self._server.get_host_and_port()[1]
 
-    def end(self) -> None:
+    def make_keys(self, count: int) -> None:
+        """`keys`: their ids."""
+        import boto3
+
+        client = boto3.client("kms")
+        self.keys = tuple(client.create_key()["KeyMetadata"]["KeyId"] for _ in range(count))
+
+    def close(self) -> None:
         """Connections are refused from here on."""
         server, self._server = self._server, None
         if server is not None:
@@ -95,11 +105,8 @@ class Kms:
             server._server.server_close()
 
 
-@contextmanager
-def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
-    """Yield moto's server; boto3 is set up to ask it."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = Kms()
+def ask_kms(server: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set boto3 up to ask it."""
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -112,10 +119,6 @@ def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }.items():
         monkeypatch.setenv(name, value)
-    try:
-        yield server
-    finally:
-        server.end()
 
 
 TOKEN = "hvs.token-4f1b"

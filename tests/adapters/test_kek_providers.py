@@ -17,13 +17,18 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pipeline.adapters import kek_providers
+from pipeline import settings, wiring
+from pipeline.adapters import kek_providers, keyfile
 from pipeline.adapters.kek_providers import provider
+from pipeline.cli.main import cli
+from pipeline.crypto.data_kek import DataKek
 from pipeline.crypto.kek import PROVIDERS, Kek, LocalKek
 from pipeline.errors import Corrupt, Misuse, SealstreamError, Transient
 from pipeline.telemetry import logs
@@ -62,10 +67,18 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def moto() -> Iterator[kek_hosts.Kms]:
+    with pytest.MonkeyPatch.context() as patch, closing(kek_hosts.Kms()) as server:
+        kek_hosts.ask_kms(server, patch)
+        server.make_keys(2)
+        yield server
+
+
 @pytest.fixture
-def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[kek_hosts.Kms]:
-    with kek_hosts.kms(monkeypatch) as found:
-        yield found
+def kms(moto: kek_hosts.Kms, monkeypatch: pytest.MonkeyPatch) -> kek_hosts.Kms:
+    kek_hosts.ask_kms(moto, monkeypatch)
+    return moto
 
 
 @pytest.fixture(params=["pkcs11", "aws-kms", "vault"])
@@ -83,11 +96,8 @@ def host(request: pytest.FixtureRequest) -> Host:
         )
     if request.param == "aws-kms":
         server: kek_hosts.Kms = request.getfixturevalue("kms")
-        import boto3
-
-        made = [boto3.client("kms").create_key()["KeyMetadata"]["KeyId"] for _ in range(2)]
-        one, other, missing = (f"aws-kms:{key}" for key in (*made, made[0][:-4] + "0000"))
-        return Host("aws-kms", one, other, missing, server.end, server.start)
+        one, other, missing = (f"aws-kms:{key}" for key in (*server.keys, server.keys[0][:-4] + "0000"))
+        return Host("aws-kms", one, other, missing, server.close, server.start)
     vault: Vault = request.getfixturevalue("stub")
 
     def answer(status: int | None) -> Callable[[], None]:
@@ -97,21 +107,24 @@ def host(request: pytest.FixtureRequest) -> Host:
 
 
 def test_what_is_wrapped_opens_again_and_says_who_wrapped_it(host: Host) -> None:
-    made = [host().wrap(KEY, AAD) for _ in range(3)]
+    kek, again = host(), host()
+    made = [kek.wrap(KEY, AAD) for _ in range(3)]
     assert [w[0] for w in made] == [BYTES[host.kind]] * 3
-    assert [host().unwrap(w, AAD) for w in made] == [KEY] * 3
+    assert [again.unwrap(w, AAD) for w in made] == [KEY] * 3
     assert all(KEY not in w and base64.b64encode(KEY) not in w for w in made)
 
 
 def test_another_aad_does_not_open_it(host: Host) -> None:
-    made = host().wrap(KEY, AAD)
+    kek = host()
+    made = kek.wrap(KEY, AAD)
     for aad in (b"", AAD[:-1], AAD + b"\0"):
         with pytest.raises(Corrupt):
-            host().unwrap(made, aad)
+            kek.unwrap(made, aad)
 
 
 def test_what_was_changed_or_cut_does_not_open(host: Host) -> None:
-    kek, made = host(), host().wrap(KEY, AAD)
+    kek = host()
+    made = kek.wrap(KEY, AAD)
     expected = Corrupt if host.kind != "aws-kms" else (Corrupt, Transient)  # a key's id that is no more: denied
     for i in range(0, len(made), 3):
         with pytest.raises(expected):
@@ -140,7 +153,8 @@ def test_another_provider_is_told_by_name_and_not_asked(host: Host) -> None:
 
 
 def test_a_provider_that_is_away_is_transient_and_the_same_object_goes_on_when_it_is_back(host: Host) -> None:
-    kek, made = host(), host().wrap(KEY, AAD)
+    kek = host()
+    made = kek.wrap(KEY, AAD)
     host.leave()
     for call in (lambda: kek.unwrap(made, AAD), lambda: kek.wrap(KEY, AAD)):
         with pytest.raises(Transient):
@@ -155,6 +169,21 @@ def test_a_key_that_is_not_there_is_misuse(host: Host) -> None:
     assert missing is not None
     with pytest.raises(Misuse):
         missing.unwrap(made, AAD)
+
+
+def test_keys_init_makes_a_file_that_opens_with_the_provider_alone(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.json"
+    monkeypatch.setenv("SEALSTREAM_KEK", host.kek)
+    done = CliRunner().invoke(cli, ["keys", "init", str(path)])
+    assert done.exit_code == 0, done.output
+    ring = keyfile.load(path, host())
+    assert isinstance(ring.kek, DataKek)
+    assert base64.b64encode(ring.kek.export()) not in path.read_bytes()
+    assert wiring.key_ring(settings.load(key_file=path)).keys == ring.keys
+    with pytest.raises(Misuse):
+        keyfile.load(path)
 
 
 @pytest.fixture
