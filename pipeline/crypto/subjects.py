@@ -28,8 +28,8 @@ from .seal import KEY_ID_BYTES, SubjectKey
 class SubjectKeys:
     """Finds or makes the key of a person. A token as `subject` holds no zero byte.
 
-    `cached` keys stay unwrapped in memory (about 0.4 kB each), so that a KEK provider is rarely asked. Ciphers are made
-    anew (2.3 µs): kept ones are 3 kB each, so that no useful share of the people would fit, and cold ones cost as much.
+    `cached` keys stay unwrapped in memory (about 0.4 kB each). Ciphers are made anew (2.3 µs): kept ones are 3 kB each,
+    so that no useful share of the people would fit, and cold ones cost as much.
     """
 
     __slots__ = ("_active", "_index", "_kek", "_random", "_table", "_unwrapped")

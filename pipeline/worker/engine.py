@@ -129,6 +129,7 @@ class LegEngine:
         self._assigned: Assignment | None = None
         """None: taken away, and nothing given yet."""
         self._tables: dict[str, dict[int, PartitionTable]] = {name: {} for name in leg.tables}
+        self._dependent = leg if isinstance(leg, Dependent) else None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.app = self._new_app()
@@ -363,22 +364,22 @@ class LegEngine:
 
     async def _await_dependency(self) -> None:
         """Wait while what the leg depends on is away: nothing is taken in, and nothing of it acknowledged."""
-        leg, reason = self.leg, None
-        while isinstance(leg, Dependent) and not self.failed.done():
+        name, waited = self.leg.name, False
+        while self._dependent is not None and not self.failed.done():
             try:
-                leg.available()
+                self._dependent.available()
                 break
             except Transient as e:
-                if reason is None:
-                    log.warning("the stream waits", leg=leg.name, reason=str(e))
-                reason = e
+                if not waited:
+                    log.warning("the stream waits", leg=name, reason=str(e))
+                waited = True
             if self._accepting:
-                self.metrics.state(leg.name, LegState.WAITING)
+                self.metrics.state(name, LegState.WAITING)
             await asyncio.sleep(self.config.tick_seconds)
-        if reason is not None:
-            log.info("the stream goes on", leg=leg.name)
+        if waited and not self.failed.done():
+            log.info("the stream goes on", leg=name)
             if self._accepting:
-                self.metrics.state(leg.name, LegState.RUNNING)
+                self.metrics.state(name, LegState.RUNNING)
 
     def _hand_over(self, part: PartitionLeg, topic: str, batch: SourceBatch) -> None:
         """Have the leg take a batch in, noted in the journal meanwhile; in pieces where a worker has died on it."""

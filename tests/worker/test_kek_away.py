@@ -168,7 +168,7 @@ async def test_a_leg_that_failed_waits_no_longer(work: Callable[[KeyRing, Callab
     waiting = worker.send(0, "ann")
     await until(lambda: LegState.WAITING in worker.metrics.seen)
     worker.engine.fail(RuntimeError("elsewhere"))
-    await waiting
+    await asyncio.wait_for(waiting, 10)
     assert (worker.outputs(), worker.engine.book.mark()) == (0, {})
 
 
@@ -187,7 +187,7 @@ async def test_a_worker_that_starts_while_it_is_away_waits_for_it(stub: Vault, t
     stub.status = 503
     found = provider(config.kek)
     starting = asyncio.ensure_future(answered(lambda: wiring.leased_ring(config, found), "127.0.0.1:1"))
-    await until(lambda: len(stub.asked) >= 3)
+    await until(lambda: starting.done() or len(stub.asked) >= 3)
     assert not starting.done()
     stub.status = None
     ring, available = await starting
