@@ -7,6 +7,7 @@ after a `Transient`; asked on after a `Misuse`; a fault of ours ends the thread 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -93,12 +94,10 @@ def test_a_fault_of_ours_ends_in_fatal_without_its_message() -> None:
 
 
 def until(done: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(1_000):
-        if done():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it did not come")
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
 
 
 def test_the_thread_asks_by_itself_again_and_again_until_that_is_of_no_use() -> None:
@@ -110,7 +109,8 @@ def test_the_thread_asks_by_itself_again_and_again_until_that_is_of_no_use() -> 
         if (error := asked[-1]) is not None:
             raise error
 
+    before = {*threading.enumerate()}
     KekLease(prove, 0.02).keep()
     until(lambda: len(asked) == 4)
-    until(lambda: not any(t.name == "kek-lease" and t.is_alive() for t in threading.enumerate()))
+    until(lambda: {*threading.enumerate()} <= before)
     assert asked == answers
