@@ -65,7 +65,9 @@ def public(key_file: Path | None, as_json: bool) -> None:
     Example:
       sealstream keys public --json > producer-keys.json
     """
-    ring = keyfile.load(settings.load(key_file=key_file).keys_path())
+    from .. import wiring
+
+    ring = wiring.key_ring(settings.load(key_file=key_file))
     found = ring.public_keys(int(time.time() * 1000))
     if not found:
         raise Misuse("the key ring has no active producers key: activate or add one")
