@@ -352,7 +352,7 @@ def test_a_broker_that_is_away_is_waited_for_and_said_once(own_broker: ProcessBr
     own_broker.stop()
     worker = stage.worker()
     with ending(worker):
-        wait_for(lambda: "broker does not answer" in worker.log, 30, "the worker says that it waits")
+        wait_for(lambda: "the broker does not answer" in worker.log, 30, "the worker says that it waits")
         own_broker.start()
         wait_for(lambda: worker.up and stage.all_committed(), 60, "it works at last")
         stage.send(20_000)
