@@ -1,26 +1,38 @@
-"""`sealstream keys`: the key ring."""
+"""`sealstream keys`: the key ring, in its file. No output holds a key."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import settings
 from ..adapters import keyfile
-from ..crypto.keyring import KeyRing
+from ..crypto.aead import KEY_BYTES
+from ..crypto.kek import LocalKek
+from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from ..errors import Misuse
+from .identifiers import iso, key_option
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 
 
 @click.group()
 def keys() -> None:
-    """Make and keep the key ring.
+    """Make, rotate, retire and destroy keys.
+
+    The commands change the key file alone. Workers read it when they start: copy it to each of them, restart them.
 
     \b
-    Example:
+    Examples:
       sealstream keys init
+      sealstream keys list
     """
 
 
@@ -38,10 +50,178 @@ def init(file: Path | None, as_json: bool) -> None:
       sealstream keys init /etc/sealstream/keys.json
     """
     path = file or settings.load().keys_path()
-    ring = KeyRing.generate(os.urandom, int(time.time() * 1000))
+    ring = KeyRing.generate(os.urandom, _now())
     keyfile.create(path, ring)
     if as_json:
         click.echo(json.dumps({"file": str(path), "keys": [k.key_id for k in ring.keys]}))
         return
     click.echo(f"made {path} (mode 0600) with {', '.join(k.key_id for k in ring.keys)}")
     click.echo(f"next: back it up, then SEALSTREAM_KEY_FILE={path} sealstream worker", err=True)
+
+
+@keys.command("list")
+@key_option
+@json_option
+def list_(key_file: Path | None, as_json: bool) -> None:
+    """Show every version of every key: its state, and the Kafka time of the records from which it is used.
+
+    \b
+    Example:
+      sealstream keys list --json
+    """
+    path = _path(key_file)
+    ring = keyfile.load(path)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "keys": [_told(k) for k in ring.keys]}))
+        return
+    for k in ring.keys:
+        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}")
+
+
+@keys.command()
+@key_option
+@json_option
+@click.pass_context
+def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
+    """Show which version is in use now for each purpose, which one comes next, and which others are left.
+
+    Exit code 1 if a purpose has no active key: workers do not start then.
+
+    \b
+    Example:
+      sealstream keys status
+    """
+    path = _path(key_file)
+    ring, now = keyfile.load(path), _now()
+    found = {purpose.value: _status(ring, purpose, now) for purpose in Purpose}
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "purposes": found}))
+    else:
+        click.echo(f"{path}, KEK {_kek_id(ring)}")
+        for name, status in found.items():
+            click.echo(f"{name}: {status['in_use'] or 'no active key'}")
+            for key in status["next"]:
+                click.echo(f"  {key['key']} from {iso(key['active_from'])}")
+            for state in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED):
+                if status[state.value]:
+                    click.echo(f"  {state.value}: {', '.join(status[state.value])}")
+    ctx.exit(0 if all(status["in_use"] for status in found.values()) else 1)
+
+
+@keys.command()
+@click.argument("purpose", type=click.Choice([p.value for p in Purpose]))
+@click.option("--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past.")
+@key_option
+@json_option
+def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later; the former: decrypt-only.
+
+    Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
+    the new file before TIME: give a time ahead, or stop them meanwhile.
+
+    A new token key gives everybody new tokens: what comes then joins no earlier profile.
+
+    \b
+    Examples:
+      sealstream keys rotate rejects --from 2027-01-31T06:00:00Z
+      sealstream keys rotate token --json
+    """
+    key, now = os.urandom(KEY_BYTES), _now()
+    start = now if since is None else _time(since)
+
+    def make(ring: KeyRing) -> KeyRing:
+        return ring.rotated(Purpose(purpose), key, start, now)
+
+    made = max((k for k in _change(key_file, make, as_json) if k.purpose == purpose), key=lambda k: k.version)
+    if not as_json:
+        click.echo(f"made {made.key_id}, active from {iso(made.active_from)}; the former are decrypt-only")
+        when = "at once" if since is None else "before that time"
+        click.echo(f"next: back the file up, copy it to every worker and restart them {when}", err=True)
+
+
+@keys.command()
+@click.argument("name")
+@key_option
+@json_option
+def retire(name: str, key_file: Path | None, as_json: bool) -> None:
+    """Make the key NAME decrypt-only, if a later version is active.
+
+    It still opens what it sealed, and protects records again whose time was its own.
+
+    \b
+    Example:
+      sealstream keys retire rejects.1
+    """
+    _change(key_file, lambda ring: ring.retired(name), as_json)
+    if not as_json:
+        click.echo(f"{name} is decrypt-only")
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--confirm", metavar="NAME", help="The key's name once more; asked for on a terminal.")
+@key_option
+@json_option
+def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Destroy the key NAME, which must be decrypt-only. There is no way back but a backup of the file: destroy it, too.
+
+    Rejects that it sealed can never be replayed. Records of a token key's time get the tokens of another version when
+    they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
+    stays in the file, without the key.
+
+    \b
+    Example:
+      sealstream keys destroy token.1 --confirm token.1
+    """
+    if confirm is None:
+        confirm = click.prompt("The key's name once more", err=True)
+    if confirm != name:
+        raise Misuse(f"not destroyed: --confirm must repeat the key's name, {name}")
+    now = _now()
+    _change(key_file, lambda ring: ring.destroyed(name, now), as_json)
+    if not as_json:
+        click.echo(f"destroyed {name}")
+        click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
+
+
+def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:
+    """Return the keys afterwards; with `as_json` they have been printed."""
+    path = _path(key_file)
+    ring = keyfile.change(path, make)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "keys": [_told(k) for k in ring.keys]}))
+    return ring.keys
+
+
+def _path(key_file: Path | None) -> Path:
+    return settings.load(key_file=key_file).keys_path()
+
+
+def _told(key: RingKey) -> dict[str, Any]:
+    return {"key": key.key_id, "state": key.state.value, "active_from": key.active_from}
+
+
+def _status(ring: KeyRing, purpose: Purpose, now: int) -> dict[str, Any]:
+    in_use = ring.in_use(purpose, now)
+    mine = [k for k in ring.keys if k.purpose is purpose]
+    states = {s.value: [k.key_id for k in mine if k.state is s] for s in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED)}
+    ahead = [_told(k) for k in mine if k.state is KeyState.ACTIVE and k is not in_use and k.active_from > now]
+    return {"in_use": None if in_use is None else in_use.key_id, "next": ahead, **states}
+
+
+def _kek_id(ring: KeyRing) -> str | None:
+    return ring.kek.kek_id if isinstance(ring.kek, LocalKek) else None
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _time(text: str) -> int:
+    try:
+        time_ = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misuse("--from: a time as 2027-01-31T06:00:00Z") from None
+    if time_.tzinfo is None:
+        raise Misuse("--from: say which zone, as in 2027-01-31T06:00:00Z")
+    return int(time_.timestamp() * 1000)

@@ -10,8 +10,9 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import msgspec
 
@@ -19,7 +20,7 @@ from ..errors import Corrupt, Misuse
 from ..events import frame
 from .aead import KEY_BYTES
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
-from .rejects import RejectBox
+from .rejects import RejectBox, RejectBoxes
 from .tokens import Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
@@ -27,7 +28,7 @@ FORMAT = "sealstream/key-ring/1"
 
 class KeyState(StrEnum):
     ACTIVE = "active"
-    DECRYPT_ONLY = "decrypt-only"  # protects nothing new; opens, and makes the tokens of its own past period
+    DECRYPT_ONLY = "decrypt-only"  # opens, and protects again what came before the next version became active
     DESTROYED = "destroyed"
 
 
@@ -98,12 +99,14 @@ class KeyRing:
             raise Misuse("the key ring has no active token key: activate or add one")
         return Tokenizer([TokenKey(k.version, k.active_from, key) for k, key in usable], cached)
 
-    def reject_box(self) -> RejectBox:
-        """Return the box of the highest active rejects key; `Misuse` if there is none."""
-        for k, key in reversed(self._usable(Purpose.REJECTS)):
-            if k.state is KeyState.ACTIVE:
-                return RejectBox(k.version, key)
-        raise Misuse("the key ring has no active rejects key: activate or add one")
+    def reject_boxes(self) -> RejectBoxes:
+        """Return the boxes of all rejects keys that were not destroyed; `Misuse` if none of them is active."""
+        usable = self._usable(Purpose.REJECTS)
+        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+            raise Misuse("the key ring has no active rejects key: activate or add one")
+        if any(a.active_from >= b.active_from for (a, _), (b, _) in pairwise(usable)):
+            raise Misuse("rejects keys: a higher version must become active later than each lower one")
+        return RejectBoxes([(k.active_from, RejectBox(k.version, key)) for k, key in usable])
 
     def reject_box_of(self, key_id: str) -> RejectBox:
         """Return the box that sealed a rejected record with this `key_id`, for opening; `Misuse` if it is not here."""
@@ -114,6 +117,66 @@ class KeyRing:
 
     def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
+
+    def in_use(self, purpose: Purpose, time_ms: int) -> RingKey | None:
+        """Return the version that protects records of Kafka time `time_ms`; None if no version is active."""
+        usable = [k for k, _ in self._usable(purpose)]
+        if not any(k.state is KeyState.ACTIVE for k in usable):
+            return None
+        return next((k for k in reversed(usable) if k.active_from <= time_ms), usable[0])
+
+    def rotated(self, purpose: Purpose, key: bytes, since: int, now: int) -> KeyRing:
+        """Return a ring with `key` (32 bytes) as the next version, active from `since`; the former are decrypt-only.
+
+        `Misuse` if `since` is before `now` or not after every earlier version's: what was protected already would come
+        out otherwise when it is protected again. Both are ms.
+        """
+        former = [k for k in self._keys if k.purpose is purpose]
+        if since < now:
+            raise Misuse(f"a {purpose.value} key cannot become active in the past: records of that time are protected")
+        if any(k.active_from >= since for k in former):
+            raise Misuse(f"a {purpose.value} key becomes active then, or later: give a time after that")
+        keys = [
+            replace(k, state=KeyState.DECRYPT_ONLY) if k in former and k.state is KeyState.ACTIVE else k
+            for k in self._keys
+        ]
+        version = max((k.version for k in former), default=0) + 1
+        return KeyRing(self._kek, [*keys, RingKey(purpose, version, KeyState.ACTIVE, since, key)])
+
+    def retired(self, key_id: str) -> KeyRing:
+        """Return a ring in which this key is decrypt-only; `Misuse` unless it is active and a later version is, too."""
+        found = self._named(key_id)
+        if found.state is not KeyState.ACTIVE:
+            raise Misuse(f"{key_id} is not active, but {found.state.value}")
+        if not any(k.state is KeyState.ACTIVE for k in self._later(found)):
+            raise Misuse(f"{key_id} is the last active one: `sealstream keys rotate {found.purpose.value}` replaces it")
+        return self._with(replace(found, state=KeyState.DECRYPT_ONLY))
+
+    def destroyed(self, key_id: str, now: int) -> KeyRing:
+        """Return a ring without this key but for its line. `now` in ms.
+
+        `Misuse` if it was destroyed before, is active, or protects records of now until the next version is active.
+        """
+        found = self._named(key_id)
+        if found.state is KeyState.DESTROYED:
+            raise Misuse(f"{key_id} was destroyed already")
+        if found.state is KeyState.ACTIVE:
+            raise Misuse(f"{key_id} is active: rotate, or retire it first")
+        if not any(k.key is not None and k.active_from <= now for k in self._later(found)):
+            raise Misuse(f"{key_id} is in use until the next version is active")
+        return self._with(replace(found, state=KeyState.DESTROYED, key=None))
+
+    def _named(self, key_id: str) -> RingKey:
+        for k in self._keys:
+            if k.key_id == key_id:
+                return k
+        raise Misuse(f"the ring has no such key; it has {', '.join(k.key_id for k in self._keys)}")
+
+    def _later(self, key: RingKey) -> list[RingKey]:
+        return [k for k in self._keys if k.purpose is key.purpose and k.version > key.version]
+
+    def _with(self, key: RingKey) -> KeyRing:
+        return KeyRing(self._kek, [key if k.key_id == key.key_id else k for k in self._keys])
 
     def to_document(self) -> bytes:
         """Return the ring as JSON without its KEK. The same ring gives the same bytes under a `LocalKek`."""

@@ -53,7 +53,7 @@ class ProtectLeg:
         self.ring = ring
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
-        self.box = ring.reject_box()
+        self.boxes = ring.reject_boxes()
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         keys = SubjectKeys(tables[KEYS], self.ring.kek)
@@ -98,7 +98,7 @@ class ProtectPartition:
         self._reject(rejects, _place(batch))
 
     def _reject(self, rejects: list[Rejected], place: Place) -> None:
-        self._rejected += reject(rejects, *place, self._leg.box)
+        self._rejected += reject(rejects, *place, self._leg.boxes)
         for r in rejects:
             self._counts["rejected", r.reason.value] += 1
 

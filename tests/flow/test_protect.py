@@ -313,7 +313,7 @@ def test_no_personal_value_is_left_in_what_comes_out() -> None:
 def test_values_do_not_show_in_reprs() -> None:
     record = RawRecord(0, RECEIVED, CANARY.encode(), json.dumps(event(userId=CANARY)).encode())
     leg = Leg()
-    for thing in (record, leg.leg.tokens, leg.leg.box, leg.leg.ring):
+    for thing in (record, leg.leg.tokens, leg.leg.boxes, leg.leg.ring):
         assert CANARY not in repr(thing)
 
 
@@ -339,7 +339,7 @@ def test_what_killed_the_worker_is_rejected_unread_and_replayable() -> None:
     found = msgspec.json.decode(out.value or b"", type=RejectedRecord)
     assert (found.reason, found.stage, found.rule) == ("crashed_worker", "decode", "killed a worker three times")
     assert (found.source, found.origin.offset) == ("shop", 5)
-    original = ring().reject_box().open(bytes.fromhex(found.event_id), found.reason, found.sealed)
+    original = ring().reject_boxes().at(0).open(bytes.fromhex(found.event_id), found.reason, found.sealed)
     assert original == (deadly.key, deadly.value, deadly.headers)
 
 
