@@ -75,7 +75,8 @@ def list_(key_file: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "keys": [_told(k) for k in ring.keys]}))
         return
     for k in ring.keys:
-        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}")
+        overlap = "" if k.retired_from is None else f", overlapped until {iso(k.retired_from)}"
+        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}{overlap}")
 
 
 @keys.command()
@@ -100,6 +101,8 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
         click.echo(f"{path}, KEK {_kek_id(ring)}")
         for name, status in found.items():
             click.echo(f"{name}: {status['in_use'] or 'no active key'}")
+            if status["overlaps"]:
+                click.echo(f"  overlaps with {', '.join(status['overlaps'])}")
             for key in status["next"]:
                 click.echo(f"  {key['key']} from {iso(key['active_from'])}")
             for state in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED):
@@ -108,18 +111,24 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     ctx.exit(0 if all(status["in_use"] for status in found.values()) else 1)
 
 
+from_option = click.option(
+    "--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past."
+)
+
+
 @keys.command()
 @click.argument("purpose", type=click.Choice([p.value for p in Purpose]))
-@click.option("--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past.")
+@from_option
 @key_option
 @json_option
 def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool) -> None:
-    """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later; the former: decrypt-only.
+    """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later.
+
+    The former version is decrypt-only then. A former token key overlaps until it is retired: events carry each token
+    under both versions, so that whoever comes meanwhile stays one profile, with its id.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
     the new file before TIME: give a time ahead, or stop them meanwhile.
-
-    A new token key gives everybody new tokens: what comes then joins no earlier profile.
 
     \b
     Examples:
@@ -134,27 +143,32 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
 
     made = max((k for k in _change(key_file, make, as_json) if k.purpose == purpose), key=lambda k: k.version)
     if not as_json:
-        click.echo(f"made {made.key_id}, active from {iso(made.active_from)}; the former are decrypt-only")
-        when = "at once" if since is None else "before that time"
-        click.echo(f"next: back the file up, copy it to every worker and restart them {when}", err=True)
+        click.echo(f"made {made.key_id}, active from {iso(made.active_from)}")
+        _next(since)
 
 
 @keys.command()
 @click.argument("name")
+@from_option
 @key_option
 @json_option
-def retire(name: str, key_file: Path | None, as_json: bool) -> None:
+def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -> None:
     """Make the key NAME decrypt-only, if a later version is active.
 
-    It still opens what it sealed, and protects records again whose time was its own.
+    It still opens what it sealed, and protects records again whose time was its own. A token key's overlap ends: from
+    TIME on no record has its tokens. Who did not come during the overlap is somebody new afterwards. As for `rotate`,
+    all workers must have the new file before TIME.
 
     \b
     Example:
-      sealstream keys retire rejects.1
+      sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
     """
-    _change(key_file, lambda ring: ring.retired(name), as_json)
+    now = _now()
+    start = now if since is None else _time(since)
+    _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
     if not as_json:
         click.echo(f"{name} is decrypt-only")
+        _next(since)
 
 
 @keys.command()
@@ -193,20 +207,29 @@ def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: 
     return ring.keys
 
 
+def _next(since: str | None) -> None:
+    when = "at once" if since is None else "before that time"
+    click.echo(f"next: back the file up, copy it to every worker and restart them {when}", err=True)
+
+
 def _path(key_file: Path | None) -> Path:
     return settings.load(key_file=key_file).keys_path()
 
 
 def _told(key: RingKey) -> dict[str, Any]:
-    return {"key": key.key_id, "state": key.state.value, "active_from": key.active_from}
+    told = {"key": key.key_id, "state": key.state.value, "active_from": key.active_from}
+    return told if key.retired_from is None else {**told, "retired_from": key.retired_from}
 
 
 def _status(ring: KeyRing, purpose: Purpose, now: int) -> dict[str, Any]:
     in_use = ring.in_use(purpose, now)
     mine = [k for k in ring.keys if k.purpose is purpose]
     states = {s.value: [k.key_id for k in mine if k.state is s] for s in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED)}
-    ahead = [_told(k) for k in mine if k.state is KeyState.ACTIVE and k is not in_use and k.active_from > now]
-    return {"in_use": None if in_use is None else in_use.key_id, "next": ahead, **states}
+    found: dict[str, Any] = {"in_use": None if in_use is None else in_use.key_id, "overlaps": []}
+    if in_use is not None and purpose is Purpose.TOKEN:
+        found["overlaps"] = [k.key_id for k in mine if k.version < in_use.version and k.kept_until > now]
+    found["next"] = [_told(k) for k in mine if k.state is KeyState.ACTIVE and k is not in_use and k.active_from > now]
+    return found | states
 
 
 def _kek_id(ring: KeyRing) -> str | None:

@@ -21,7 +21,7 @@ from ..events import frame
 from .aead import KEY_BYTES
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox, RejectBoxes
-from .tokens import Tokenizer, TokenKey
+from .tokens import BEGINNING, END, Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
 
@@ -39,13 +39,17 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """One version of a key; `key` (32 bytes) is None exactly when destroyed. `active_from` in ms of Kafka time."""
+    """One version of a key; `key` (32 bytes) is None exactly when destroyed. Times in ms of Kafka time.
+
+    A token key overlaps with the next version until it is retired: for records before `retired_from`.
+    """
 
     purpose: Purpose
     version: int
     state: KeyState
     active_from: int
     key: bytes | None = field(repr=False)
+    retired_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -54,6 +58,13 @@ class RingKey:
             raise ValueError("a key is there unless it was destroyed")
         if self.key is not None and len(self.key) != KEY_BYTES:
             raise ValueError("a key has 32 bytes")
+
+    @property
+    def kept_until(self) -> int:
+        """The Kafka time until which it is used beside the next version, if it is a token key."""
+        if self.state is KeyState.ACTIVE:
+            return END
+        return BEGINNING if self.retired_from is None else self.retired_from
 
     @property
     def key_id(self) -> str:
@@ -97,7 +108,7 @@ class KeyRing:
         usable = self._usable(Purpose.TOKEN)
         if not any(k.state is KeyState.ACTIVE for k, _ in usable):
             raise Misuse("the key ring has no active token key: activate or add one")
-        return Tokenizer([TokenKey(k.version, k.active_from, key) for k, key in usable], cached)
+        return Tokenizer([TokenKey(k.version, k.active_from, key, k.kept_until) for k, key in usable], cached)
 
     def reject_boxes(self) -> RejectBoxes:
         """Return the boxes of all rejects keys that were not destroyed; `Misuse` if none of them is active."""
@@ -126,36 +137,47 @@ class KeyRing:
         return next((k for k in reversed(usable) if k.active_from <= time_ms), usable[0])
 
     def rotated(self, purpose: Purpose, key: bytes, since: int, now: int) -> KeyRing:
-        """Return a ring with `key` (32 bytes) as the next version, active from `since`; the former are decrypt-only.
+        """Return a ring with `key` (32 bytes) as the next version, active from `since` (ms).
 
+        The former one is decrypt-only then; but of a token key it stays active, and overlaps, until it is `retired`.
         `Misuse` if `since` is before `now` or not after every earlier version's: what was protected already would come
-        out otherwise when it is protected again. Both are ms.
+        out otherwise when it is protected again. And if token keys overlap already: an event carries two tokens of an
+        identifier at most.
         """
         former = [k for k in self._keys if k.purpose is purpose]
         if since < now:
             raise Misuse(f"a {purpose.value} key cannot become active in the past: records of that time are protected")
         if any(k.active_from >= since for k in former):
             raise Misuse(f"a {purpose.value} key becomes active then, or later: give a time after that")
-        keys = [
-            replace(k, state=KeyState.DECRYPT_ONLY) if k in former and k.state is KeyState.ACTIVE else k
-            for k in self._keys
-        ]
+        active = [k for k in former if k.state is KeyState.ACTIVE]
+        if purpose is not Purpose.TOKEN:
+            former = [replace(k, state=KeyState.DECRYPT_ONLY) if k in active else k for k in former]
+        elif len(active) > 1:
+            raise Misuse(f"{active[0].key_id} still overlaps with {active[1].key_id}: retire it first")
+        keys = [*former, *(k for k in self._keys if k.purpose is not purpose)]
         version = max((k.version for k in former), default=0) + 1
         return KeyRing(self._kek, [*keys, RingKey(purpose, version, KeyState.ACTIVE, since, key)])
 
-    def retired(self, key_id: str) -> KeyRing:
-        """Return a ring in which this key is decrypt-only; `Misuse` unless it is active and a later version is, too."""
+    def retired(self, key_id: str, since: int, now: int) -> KeyRing:
+        """Return a ring in which this key is decrypt-only; a token key overlaps for records before `since` (ms).
+
+        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`.
+        """
         found = self._named(key_id)
         if found.state is not KeyState.ACTIVE:
             raise Misuse(f"{key_id} is not active, but {found.state.value}")
         if not any(k.state is KeyState.ACTIVE for k in self._later(found)):
             raise Misuse(f"{key_id} is the last active one: `sealstream keys rotate {found.purpose.value}` replaces it")
-        return self._with(replace(found, state=KeyState.DECRYPT_ONLY))
+        if since < now:
+            raise Misuse(f"{key_id} cannot be retired in the past: records of that time are protected")
+        retired_from = since if found.purpose is Purpose.TOKEN else None
+        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=retired_from))
 
     def destroyed(self, key_id: str, now: int) -> KeyRing:
         """Return a ring without this key but for its line. `now` in ms.
 
-        `Misuse` if it was destroyed before, is active, or protects records of now until the next version is active.
+        `Misuse` if it was destroyed before, is active, or is used for records of now: until the next version is active,
+        or it is retired.
         """
         found = self._named(key_id)
         if found.state is KeyState.DESTROYED:
@@ -164,6 +186,8 @@ class KeyRing:
             raise Misuse(f"{key_id} is active: rotate, or retire it first")
         if not any(k.key is not None and k.active_from <= now for k in self._later(found)):
             raise Misuse(f"{key_id} is in use until the next version is active")
+        if found.kept_until > now:
+            raise Misuse(f"{key_id} is in use until it is retired at the time given")
         return self._with(replace(found, state=KeyState.DESTROYED, key=None))
 
     def _named(self, key_id: str) -> RingKey:
@@ -199,25 +223,26 @@ class KeyRing:
         return cls(kek, [line.open(kek) for line in read.keys])
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     purpose: Purpose
     version: int
     state: KeyState
     active_from: int
     wrapped: str | None  # base64 of a key record (`crypto.kek`)
+    retired_from: int | None = None
 
     @classmethod
     def of(cls, k: RingKey, kek: Kek) -> _Line:
         aad = _key_aad(k.purpose, k.version)
         wrapped = None if k.key is None else _text(wrap_key(kek, k.key, k.key_id.encode(), aad))
-        return cls(k.purpose, k.version, k.state, k.active_from, wrapped)
+        return cls(k.purpose, k.version, k.state, k.active_from, wrapped, k.retired_from)
 
     def open(self, kek: Kek) -> RingKey:
         key = None
         if self.wrapped is not None:
             key_id = f"{self.purpose.value}.{self.version}".encode()
             key = unwrap_key(kek, _bytes(self.wrapped), key_id, _key_aad(self.purpose, self.version))
-        return RingKey(self.purpose, self.version, self.state, self.active_from, key)
+        return RingKey(self.purpose, self.version, self.state, self.active_from, key, self.retired_from)
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
