@@ -78,14 +78,24 @@ class Partitioner:
 
         In members, each token stands once.
         """
-        pairs = [
-            pair for facts in known.values() for pair in facts.former.items() if kind_of(pair[0]) in self._priority
-        ]
+        pairs = self._pairs(known)
         if not apart and len(members) <= self._few and self._within_limits(members, _identifiers(pairs)):
             whole = self._whole(known, members)
             if whole is not None:
                 return whole._replace(plain=not pairs)
         return self._divided(known, members, apart, pairs)
+
+    def _pairs(self, known: Mapping[str, Facts]) -> dict[Pair, tuple[int, bytes]]:
+        """Tokens of one identifier under two key versions, with the first sighting of both in one event."""
+        pairs: dict[Pair, tuple[int, bytes]] = {}
+        for anchor, facts in known.items():
+            if facts.former:
+                newer = {former: token for token, former in facts.former.items()}
+                for token, time, event_id, _ in self._links(anchor, facts):
+                    if token in newer:
+                        a, b = sorted((token, newer[token]))
+                        pairs[a, b] = min(pairs.get((a, b), (time, event_id)), (time, event_id))
+        return pairs
 
     def _within_limits(self, members: Collection[str], same: Mapping[str, str]) -> bool:
         if len(members) > self._most:
@@ -144,7 +154,11 @@ class Partitioner:
                     yield prefix + digest.hex(), time, event_id, day
 
     def _divided(
-        self, known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str], pairs: list[Pair]
+        self,
+        known: Mapping[str, Facts],
+        members: Collection[str],
+        apart: Mapping[str, str],
+        pairs: dict[Pair, tuple[int, bytes]],
     ) -> Partition:
         first: dict[str, int] = {}
         edges, neighbours = self._edges(known, first)
@@ -157,9 +171,10 @@ class Partitioner:
             token: _Person(token, same.get(token, token), kind_of(token), first.get(token, 0)) for token in members
         }
         refused: list[tuple[Pair, str, int]] = []
-        for strongest, _, time, _, pair in self._ranked(known, edges, people):
+        joint = {pair: first for pair, first in pairs.items() if joins_nobody.isdisjoint(pair)}
+        for strongest, _, time, _, pair in self._ranked(known, edges, joint, people):
             one, another = people.get(pair[0]), people.get(pair[1])
-            if strongest and (pair[0] in shared or pair[1] in shared):
+            if strongest > 0 and (pair[0] in shared or pair[1] in shared):
                 refused.append((pair, "shared", time))
             elif one is None or another is None:
                 rule = apart.get(pair[0] if one is None else pair[1])
@@ -214,16 +229,22 @@ class Partitioner:
         return {token: len(identifiers) for token, identifiers in found.items()}
 
     def _ranked(
-        self, known: Mapping[str, Facts], edges: dict[Pair, tuple[int, bytes]], people: Mapping[str, _Person]
+        self,
+        known: Mapping[str, Facts],
+        edges: dict[Pair, tuple[int, bytes]],
+        joint: Mapping[Pair, tuple[int, bytes]],
+        people: Mapping[str, _Person],
     ) -> list[tuple[int, int, int, bytes, Pair]]:
-        """Operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
+        """Pairs, operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
         decisions: dict[Pair, tuple[int, bytes, bool]] = {}
         for anchor, facts in known.items():
             for token, decision in facts.decisions.items():
                 if kind_of(anchor) in self._priority and kind_of(token) in self._priority:
                     pair = (anchor, token) if anchor < token else (token, anchor)
                     decisions[pair] = max(decisions.get(pair, decision), decision)
-        ranked: list[tuple[int, int, int, bytes, Pair]] = []
+        ranked = [(-1, 0, time, event_id, pair) for pair, (time, event_id) in joint.items()]
+        for pair in joint:
+            edges.pop(pair, None)
         for pair, (time, event_id, link) in decisions.items():
             if pair[0] not in people or pair[1] not in people:
                 continue

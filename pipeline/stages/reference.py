@@ -9,9 +9,10 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
    about two tokens, the latest by (event time, event id) holds.
 2. Tokens of one identifier under two key versions, which an event has side by side, count as one below.
 3. A token with more than N distinct neighbours of an equal or stronger kind is *shared*: no edge but an operator's
-   joins it. (Between two that are, 2. holds for their neighbours only.)
-4. Links first, then edges by (the stronger kind, the weaker kind, first sighting): each joins the profiles of its two
-   tokens unless they are one already or the joined one broke a rule. Links are not held back by limits, only by cuts.
+   joins it. (2. does not hold for two that are; it does for their neighbours.)
+4. First the pairs of 2. are joined, as links are, but for shared ones. Then links, then edges by (the stronger kind,
+   the weaker kind, first sighting): each joins the profiles of its two tokens unless they are one already or the joined
+   one broke a rule. Links are not held back by limits, only by cuts.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
     edges: dict[Pair, Edge] = {}
     decisions: dict[Pair, tuple[int, str, str, Edge]] = {}
     first: dict[str, int] = {}
-    pairs: set[Pair] = set()
+    pairs: dict[Pair, Edge] = {}
     for event in events:
         anchor = event.anchor
         if event.type in DECISIONS:
@@ -100,7 +101,11 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
                     decisions[a, b] = max(decisions.get((a, b), made), made)
             continue
         if _links(anchor, rules):
-            pairs.update(pair for pair in formers(event.tokens) if all(_links(token, rules) for token in pair))
+            for pair in formers(event.tokens):
+                if all(_links(token, rules) for token in pair):
+                    a, b = sorted(pair)
+                    edge = Edge(a, b, event.time, event.event_id, event.source)
+                    pairs[a, b] = min(pairs.get((a, b), edge), edge, key=lambda e: (e.time, e.event_id))
         first[anchor] = min(first.get(anchor, event.time), event.time)
         for token in set(event.tokens.values()) - {anchor}:
             if not _links(anchor, rules) or not _links(token, rules):
@@ -120,9 +125,11 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
     joined: list[Edge] = []
     within: list[Edge] = []
     refused: list[Refused] = []
-    for edge in sorted(links, key=lambda e: (e.time, e.event_id, e.a, e.b)):
-        _judge(edge, people.obstacle(edge, limits=False), people, joined, within, refused)
-    linked = {(e.a, e.b) for e in links}
+    joint = [edge for pair, edge in pairs.items() if shared.keys().isdisjoint(pair)]
+    for certain in (joint, links):
+        for edge in sorted(certain, key=lambda e: (e.time, e.event_id, e.a, e.b)):
+            _judge(edge, people.obstacle(edge, limits=False), people, joined, within, refused)
+    linked = {(e.a, e.b) for e in (*joint, *links)}
     ranked = [edge for pair, edge in edges.items() if pair not in linked]
     for edge in sorted(ranked, key=lambda e: (*_strengths(e, rules), e.time, e.event_id, e.a, e.b)):
         if edge.a in shared or edge.b in shared:

@@ -193,7 +193,7 @@ def test_a_ring_under_a_kek_from_elsewhere_is_misuse_and_leaves_nothing(tmp_path
 
 
 def rotated(ring: KeyRing) -> KeyRing:
-    return ring.rotated(Purpose.TOKEN, b"n" * 32, 1_800_000_000_000, 0)
+    return ring.rotated(Purpose.REJECTS, b"n" * 32, 1_800_000_000_000, 0)
 
 
 def test_a_change_replaces_the_file_by_another_one(made: Path, umask: Callable[[int], int]) -> None:
@@ -282,8 +282,8 @@ def test_two_changes_at_once_exclude_each_other_and_neither_is_lost(made: Path) 
         return rotated(ring)
 
     keyfile.change(made, while_another_one_tries)
-    keyfile.change(made, lambda ring: ring.rotated(Purpose.TOKEN, b"m" * 32, 1_900_000_000_000, 0))
-    assert [k.key_id for k in keyfile.load(made).keys] == ["rejects.1", "token.1", "token.2", "token.3", "token.4"]
+    keyfile.change(made, lambda ring: ring.rotated(Purpose.REJECTS, b"m" * 32, 1_900_000_000_000, 0))
+    assert [k.key_id for k in keyfile.load(made).keys] == ["rejects.1", "rejects.2", "rejects.3", "token.1", "token.2"]
 
 
 def test_a_change_sees_what_was_written_until_it_has_the_lock(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +295,8 @@ def test_a_change_sees_what_was_written_until_it_has_the_lock(made: Path, monkey
         flock(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    keyfile.change(made, lambda ring: ring.rotated(Purpose.TOKEN, b"m" * 32, 1_900_000_000_000, 0))
-    assert [k.version for k in keyfile.load(made).keys if k.purpose is Purpose.TOKEN] == [1, 2, 3, 4]
+    keyfile.change(made, lambda ring: ring.rotated(Purpose.REJECTS, b"m" * 32, 1_900_000_000_000, 0))
+    assert [k.version for k in keyfile.load(made).keys if k.purpose is Purpose.REJECTS] == [1, 2, 3]
 
 
 # -- refused ---------------------------------------------------------------------------------------------------------

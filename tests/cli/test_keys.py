@@ -78,8 +78,8 @@ def test_list_shows_every_version_with_state_and_time(path: Path) -> None:
 
 def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
     assert answer(path, "status")["purposes"] == {
-        "token": {"in_use": "token.2", "next": [], "decrypt-only": ["token.1"], "destroyed": []},
-        "rejects": {"in_use": "rejects.2", "next": [], "decrypt-only": [], "destroyed": ["rejects.1"]},
+        "token": {"in_use": "token.2", "overlaps": [], "next": [], "decrypt-only": ["token.1"], "destroyed": []},
+        "rejects": {"in_use": "rejects.2", "overlaps": [], "next": [], "decrypt-only": [], "destroyed": ["rejects.1"]},
     }
     asked(path, "rotate", "token", "--from", "2100-01-01T00:00:00Z")
     token = answer(path, "status")["purposes"]["token"]
@@ -89,6 +89,21 @@ def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
     assert code == 0
     assert KEK.kek_id in output
     assert "token.3 from 2100-01-01T00:00:00.000Z" in output
+    assert "overlaps" not in output
+
+
+def test_during_an_overlap_status_says_so_and_when_it_ends(path: Path) -> None:
+    asked(path, "rotate", "token")
+    token = answer(path, "status")["purposes"]["token"]
+    assert (token["in_use"], token["overlaps"], token["next"]) == ("token.3", ["token.2"], [])
+    assert "  overlaps with token.2\n" in asked(path, "status")[1]
+    assert "retired_from" not in str(answer(path, "list"))
+    found = answer(path, "retire", "token.2", "--from", "2100-01-01T00:00:00Z")
+    retired = {"state": "decrypt-only", "active_from": 2_000, "retired_from": 4_102_444_800_000}
+    assert found["keys"][3] == {"key": "token.2", **retired}
+    assert answer(path, "status")["purposes"]["token"]["overlaps"] == ["token.2"]
+    assert "overlapped until 2100-01-01T00:00:00.000Z" in asked(path, "list")[1]
+    assert asked(path, "destroy", "token.2", "--confirm", "token.2")[0] == 2
 
 
 def test_status_is_a_finding_where_a_purpose_has_no_active_key(tmp_path: Path) -> None:
@@ -103,12 +118,16 @@ def test_rotate_makes_the_next_version_active_from_now_or_the_time_given(path: P
     code, output = asked(path, "rotate", "token")
     assert code == 0
     assert "made token.3" in output
-    assert states(path) | {"token.2": "decrypt-only", "token.3": "active"} == states(path)
+    assert states(path) | {"token.2": "active", "token.3": "active"} == states(path)
     ring = keyfile.load(path)
     assert before <= ring.keys[-1].active_from <= int(time.time() * 1000)
+    assert "made rejects.3" in asked(path, "rotate", "rejects")[1]
+    assert states(path)["rejects.2"] == "decrypt-only"
+    asked(path, "retire", "token.2")
+    asked(path, "rotate", "token", "--from", "2090-01-01T00:00:00Z")
     found = answer(path, "rotate", "rejects", "--from", "2100-01-01T01:00:00.250+01:00")
-    assert {"key": "rejects.3", "state": "active", "active_from": 4_102_444_800_250} in found["keys"]
-    assert len({k.key for k in keyfile.load(path).keys if k.key is not None}) == 5
+    assert {"key": "rejects.4", "state": "active", "active_from": 4_102_444_800_250} in found["keys"]
+    assert len({k.key for k in keyfile.load(path).keys if k.key is not None}) == 7
 
 
 @pytest.mark.parametrize(
@@ -119,6 +138,7 @@ def test_rotate_makes_the_next_version_active_from_now_or_the_time_given(path: P
         (("rotate", "token", "--from", "2100-01-01T00:00:00"), "which zone"),
         (("rotate", "master"), "Invalid value for '{"),
         (("retire", "token.2"), "last active one"),
+        (("rotate", "rejects", "--from", "2020-01-01T00:00:00Z"), "in the past"),
         (("retire", "token.1"), "not active"),
         (("destroy", "token.2", "--confirm", "token.2"), "is active"),
         (("destroy", "token.1", "--confirm", "token.2"), "must repeat"),
@@ -139,7 +159,7 @@ def test_retire_and_destroy_change_the_key_that_is_named(path: Path) -> None:
     keyfile.change(
         path, lambda ring: KeyRing(KEK, [*ring.keys, RingKey(Purpose.TOKEN, 3, KeyState.ACTIVE, 3_000, bytes(32))])
     )
-    assert asked(path, "retire", "token.2") == (0, "token.2 is decrypt-only\n")
+    assert asked(path, "retire", "token.2")[1].startswith("token.2 is decrypt-only\n")
     assert answer(path, "destroy", "token.2", "--confirm", "token.2")["keys"][3]["state"] == "destroyed"
     assert states(path)["token.1"] == "decrypt-only"
     assert keyfile.load(path).tokenizer().at(2_500).version == 1

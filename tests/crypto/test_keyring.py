@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,10 +32,16 @@ KEK = LocalKek(bytes(range(32)))
 EVENT = bytes(range(16))
 
 
-def ring_key(purpose: Purpose, version: int, state: KeyState = ACTIVE, since: int | None = None) -> RingKey:
+def ring_key(
+    purpose: Purpose,
+    version: int,
+    state: KeyState = ACTIVE,
+    since: int | None = None,
+    retired_from: int | None = None,
+) -> RingKey:
     """A key that is a function of purpose and version."""
     key = None if state is DESTROYED else hashlib.sha256(f"{purpose}.{version}".encode()).digest()
-    return RingKey(purpose, version, state, version * 1_000 if since is None else since, key)
+    return RingKey(purpose, version, state, version * 1_000 if since is None else since, key, retired_from)
 
 
 def ring(*keys: RingKey) -> KeyRing:
@@ -56,6 +63,7 @@ RINGS = st.lists(
         st.integers(1, 10**6),
         st.sampled_from(KeyState),
         st.integers(-(2**62), 2**62),
+        st.none() | st.integers(-(2**62), 2**62),
     ),
     max_size=6,
     unique_by=lambda key: key.key_id,
@@ -375,11 +383,17 @@ def states(of: KeyRing) -> dict[str, KeyState]:
     return {k.key_id: k.state for k in of.keys}
 
 
-def test_rotation_adds_a_version_and_makes_the_former_decrypt_only() -> None:
+def test_rotation_adds_a_version_and_makes_the_former_decrypt_only_unless_they_overlap() -> None:
     before = ring(ring_key(TOKEN, 1), ring_key(REJECTS, 1))
-    after = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
-    assert states(after) == {"rejects.1": ACTIVE, "token.1": DECRYPT_ONLY, "token.2": ACTIVE}
-    assert after.keys[-1] == RingKey(TOKEN, 2, ACTIVE, 9_000, NEW)
+    after = before.rotated(REJECTS, NEW, since=9_000, now=8_000)
+    assert states(after) == {"rejects.1": DECRYPT_ONLY, "rejects.2": ACTIVE, "token.1": ACTIVE}
+    assert after.keys[1] == RingKey(REJECTS, 2, ACTIVE, 9_000, NEW)
+    tokens = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
+    assert states(tokens) == {"rejects.1": ACTIVE, "token.1": ACTIVE, "token.2": ACTIVE}
+    assert read_back(tokens.to_document()).keys == tokens.keys
+    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2"):
+        tokens.rotated(TOKEN, NEW, since=10_000, now=8_000)
+    assert "token.3" in states(tokens.retired("token.1", 9_500, 8_000).rotated(TOKEN, NEW, 10_000, 8_000))
     assert states(before) == {"rejects.1": ACTIVE, "token.1": ACTIVE}
     assert read_back(after.to_document()).keys == after.keys
     assert states(RING.rotated(REJECTS, NEW, 9_000, 9_000))["rejects.3"] is ACTIVE
@@ -406,22 +420,55 @@ def test_no_version_becomes_active_when_records_have_been_protected_already(sinc
     with pytest.raises(Misuse, match=rule):
         RING.rotated(TOKEN, NEW, since, now)
     with pytest.raises(Misuse, match="after that"):
-        RING.rotated(TOKEN, NEW, 5_000, 0).rotated(TOKEN, NEW, 5_000, 0)
-    assert "token.5" in states(RING.rotated(TOKEN, NEW, 5_000, 0).rotated(TOKEN, NEW, 5_001, 0))
+        RING.rotated(REJECTS, NEW, 5_000, 0).rotated(REJECTS, NEW, 5_000, 0)
+    assert "rejects.4" in states(RING.rotated(REJECTS, NEW, 5_000, 0).rotated(REJECTS, NEW, 5_001, 0))
 
 
 def test_a_key_is_retired_only_if_a_later_one_is_active() -> None:
     two = ring(ring_key(REJECTS, 1), ring_key(REJECTS, 2), ring_key(TOKEN, 3))
-    assert states(two.retired("rejects.1"))["rejects.1"] is DECRYPT_ONLY
+    after = two.retired("rejects.1", 5_000, 5_000)
+    assert after.keys[0] == replace(two.keys[0], state=DECRYPT_ONLY)
     for key_id, rule in [
         ("rejects.2", "last active one"),
         ("token.3", "last active one"),
         ("rejects.3", "no such key"),
     ]:
         with pytest.raises(Misuse, match=rule):
-            two.retired(key_id)
+            two.retired(key_id, 5_000, 5_000)
     with pytest.raises(Misuse, match="not active, but destroyed"):
-        RING.retired("token.1")
+        RING.retired("token.1", 5_000, 5_000)
+
+
+def test_the_overlap_of_token_keys_goes_by_the_records_own_time_and_ends_when_the_former_is_retired() -> None:
+    def at(of: KeyRing, time: int) -> tuple[int, int | None]:
+        version = of.tokenizer().at(time)
+        assert version.since <= time < version.until
+        return version.version, None if version.former is None else version.former.version
+
+    before = ring(ring_key(TOKEN, 1))
+    during = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
+    after = during.retired("token.1", since=10_000, now=9_500)
+    assert after.keys[0] == replace(before.keys[0], state=DECRYPT_ONLY, retired_from=10_000)
+    assert read_back(after.to_document()).keys == after.keys
+    for of in (before, during, after):
+        assert at(of, 8_999) == (1, None)
+    for of in (during, after):
+        assert [at(of, t) for t in (9_000, 9_999)] == [(2, 1), (2, 1)]
+    assert at(during, 10_000) == (2, 1)
+    assert at(after, 10_000) == (2, None)
+    assert at(during.retired("token.1", 8_500, 8_000), 9_000) == (2, None)
+    assert at(after.rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
+    assert at(during.retired("token.1", 20_000, 9_500).rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
+    assert at(after.destroyed("token.1", 10_000), 10_000) == (2, None)
+    with pytest.raises(Misuse, match="in the past"):
+        during.retired("token.1", since=9_499, now=9_500)
+    with pytest.raises(Misuse, match="until it is retired at the time given"):
+        after.destroyed("token.1", 9_999)
+
+
+def test_a_ring_that_knows_nothing_of_overlaps_reads_back_as_it_was() -> None:
+    assert all("retired_from" not in line for line in json.loads(DOCUMENT)["keys"])
+    assert RING.tokenizer().at(5_000).former is None
 
 
 def test_a_decrypt_only_key_is_destroyed_and_keeps_its_line() -> None:
@@ -437,7 +484,8 @@ def test_a_decrypt_only_key_is_destroyed_and_keeps_its_line() -> None:
 @pytest.mark.parametrize(
     ("key_id", "now", "rule"),
     [
-        ("token.3", 9_000, "is active"),
+        ("token.3", 9_000, "is active: rotate"),
+        ("token.4", 9_000, "is active: rotate"),
         ("token.1", 9_000, "already"),
         ("token.2", 2_999, "in use until the next version is active"),
         ("token.9", 9_000, "no such key; it has rejects.1, rejects.2, token.1"),
@@ -446,7 +494,7 @@ def test_a_decrypt_only_key_is_destroyed_and_keeps_its_line() -> None:
 )
 def test_no_key_is_destroyed_that_is_needed_or_not_there(key_id: str, now: int, rule: str) -> None:
     with pytest.raises(Misuse, match=rule):
-        RING.destroyed(key_id, now)
+        ring(*RING.keys, ring_key(TOKEN, 4), ring_key(TOKEN, 5, since=8_000)).destroyed(key_id, now)
 
 
 @given(RINGS, st.integers(-(2**62), 2**62))

@@ -290,6 +290,15 @@ def test_the_token_key_goes_by_the_records_own_time() -> None:
     assert versions == ["1", "2", "1", "2"]
 
 
+def test_the_rejects_key_goes_by_the_records_own_time() -> None:
+    leg = Leg()
+    leg.leg = ProtectLeg(registry(), ring().rotated(Purpose.REJECTS, bytes(32), RECEIVED, 1), rules().blocked)
+    leg.part = leg.leg.open(0, {"subject-keys": MemoryTable()})
+    _, rejected = leg.run([RawRecord(i, RECEIVED + t, None, b"{") for i, t in enumerate((-1, 0, -5))])
+    versions = [json.loads(v)["key_id"] for _, v in sorted(rejected.items())]
+    assert versions == ["rejects.1", "rejects.2", "rejects.1"]
+
+
 def test_no_personal_value_is_left_in_what_comes_out() -> None:
     leg = Leg()
     records = [
