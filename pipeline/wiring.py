@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from .adapters import control, keyfile, refold, rules_version, schema_files
+from .adapters.key_uses import KeyUses
 from .adapters.memory_table import MemoryTable
 from .adapters.positions import Positions
 from .adapters.reader import Reader
@@ -270,14 +271,19 @@ def work(names: Sequence[str], config: Settings) -> int:
         session_timeout=config.session_seconds,
         compression=config.compression,
     )
-    makers = _makers(names, config)
     metrics = PrometheusMetrics()
+    makers = _makers(names, config, metrics.key_values)
     with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
         return run(makers, engine, metrics)
 
 
-def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Leg]]:
-    """Leg → the function that makes it, with the rules in force; what needs no broker is read now."""
+def _makers(
+    names: Sequence[str], config: Settings, key_values: Callable[[str, int], None]
+) -> dict[str, Callable[[], Leg]]:
+    """Leg → the function that makes it, with the rules in force; what needs no broker is read now.
+
+    `key_values` is told how many values were made under a key.
+    """
     import structlog
 
     log = structlog.get_logger(__name__)
@@ -301,7 +307,10 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
     makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
     if "protect" in names:
         registry, ring = schema_files.load(config.schema_dir), key_ring(config)
-        makers["protect"] = lambda: ProtectLeg(registry, ring, rules().blocked, max_event_bytes=config.max_event_bytes)
+        uses = KeyUses(config.key_uses_path(), config.key_values_max, key_values)
+        makers["protect"] = lambda: ProtectLeg(
+            registry, ring, rules().blocked, max_event_bytes=config.max_event_bytes, uses=uses.take
+        )
     return {name: makers[name] for name in names}
 
 

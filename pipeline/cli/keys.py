@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .. import settings
-from ..adapters import keyfile
+from ..adapters import key_uses, keyfile
 from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
 from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
@@ -65,18 +65,22 @@ def init(file: Path | None, as_json: bool) -> None:
 def list_(key_file: Path | None, as_json: bool) -> None:
     """Show every version of every key: its state, and the Kafka time of the records from which it is used.
 
+    And at most how many values workers with this state directory have made under it; unknown if there were none.
+
     \b
     Example:
       sealstream keys list --json
     """
     path = _path(key_file)
-    ring = keyfile.load(path)
+    ring, values = keyfile.load(path), key_uses.totals(settings.load().key_uses_path())
     if as_json:
-        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "keys": [_told(k) for k in ring.keys]}))
+        told = [_told(k) | ({"values": values[k.key_id]} if k.key_id in values else {}) for k in ring.keys]
+        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "keys": told}))
         return
     for k in ring.keys:
         overlap = "" if k.retired_from is None else f", overlapped until {iso(k.retired_from)}"
-        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}{overlap}")
+        made = f", at most {values[k.key_id]:,} values" if k.key_id in values else ""
+        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}{overlap}{made}")
 
 
 @keys.command()

@@ -13,7 +13,7 @@ Cost by stage: `bench/costs.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..crypto.keyring import KeyRing
 from ..crypto.subjects import SubjectKeys, check_row
@@ -32,6 +32,8 @@ AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
 
 
+Uses = Callable[[str, int], None]
+
 Place = tuple[EventIds, str, str, int]
 """Event ids, topic, incarnation and partition of a batch."""
 
@@ -39,7 +41,8 @@ Place = tuple[EventIds, str, str, int]
 class ProtectLeg:
     """Makes the partition legs. `Leg` of `pipeline.ports`.
 
-    `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected.
+    `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `uses` is told, by key id, how many
+    values were made under a key of the ring, before they leave; what it raises keeps them from leaving.
     """
 
     name = "protect"
@@ -48,12 +51,21 @@ class ProtectLeg:
     sources: tuple[str, ...] = (Topic.RAW.value,)
     tables: tuple[str, ...] = (KEYS,)
 
-    def __init__(self, registry: Registry, ring: KeyRing, blocked: Blocked, *, max_event_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        ring: KeyRing,
+        blocked: Blocked,
+        *,
+        max_event_bytes: int = 1 << 20,
+        uses: Uses = lambda key_id, values: None,
+    ) -> None:
         self.registry = registry
         self.ring = ring
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
         self.boxes = ring.reject_boxes()
+        self.uses = uses
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         keys = SubjectKeys(tables[KEYS], self.ring.kek)
@@ -71,6 +83,7 @@ class ProtectPartition:
         self._protected: list[Out] = []
         self._rejected: list[Out] = []
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._sealed: Counter[str] = Counter()
 
     def on_batch(self, batch: SourceBatch) -> None:
         place = _place(batch)
@@ -101,6 +114,7 @@ class ProtectPartition:
         self._rejected += reject(rejects, *place, self._leg.boxes)
         for r in rejects:
             self._counts["rejected", r.reason.value] += 1
+            self._sealed[self._leg.boxes.at(r.record.timestamp).key_id] += 1
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
@@ -109,6 +123,12 @@ class ProtectPartition:
         """Nothing here is the last word on a key: an event has one form."""
 
     def drain(self) -> Effects:
+        leg = self._leg
+        for key_id, values in self._sealed.items():
+            leg.uses(key_id, values)
+        for version, values in leg.tokens.made().items():
+            leg.uses(f"token.{version}", values)
+        self._sealed.clear()
         outputs = {Topic.PROTECTED.value: self._protected, Topic.REJECTED.value: self._rejected}
         counts = {key: n for key, n in self._counts.items() if n}
         self._protected, self._rejected, self._counts = [], [], Counter()

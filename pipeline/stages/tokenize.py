@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -85,6 +85,8 @@ class Tokens:
         self._remembered = remembered
         self._versions: dict[int, Makers] = {}
         self._periods: dict[int, Period] = {}
+        self._remembering: list[tuple[int, Any]] = []
+        self._told: Counter[int] = Counter()
 
     def __repr__(self) -> str:
         return "Tokens(…)"
@@ -101,11 +103,20 @@ class Tokens:
             period = self._periods[version.since] = Period(makers, version.since, version.until, overlap)
         return period
 
+    def made(self) -> Counter[int]:
+        """Key version → how many values were made under it since the last call, at most."""
+        now: Counter[int] = Counter()
+        for version, maker in self._remembering:
+            now[version] += maker.cache_info().misses
+        new, self._told = now - self._told, now
+        return new
+
     def _makers(self, version: TokenVersion) -> Makers:
         makers = self._versions.get(version.version)
         if makers is None:
-            makers = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
-            makers = {**makers, AS_IT_IS: decision.well_formed}
+            made = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
+            self._remembering += [(version.version, maker) for maker in made.values()]
+            makers = {**made, AS_IT_IS: decision.well_formed}
             self._versions[version.version] = makers
         return makers
 

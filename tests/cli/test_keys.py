@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.adapters import keyfile
+from pipeline.adapters.key_uses import KeyUses
 from pipeline.cli.main import cli
 from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
@@ -74,6 +75,15 @@ def test_list_shows_every_version_with_state_and_time(path: Path) -> None:
     code, output = asked(path, "list")
     assert code == 0
     assert "token.1      decrypt-only since 1970-01-01T00:00:01.000Z\n" in output
+
+
+def test_list_shows_how_many_values_were_made_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALSTREAM_STATE_DIR", str(path.parent))
+    KeyUses(path.parent / "key-uses", 1 << 32, lambda key_id, values: None).take("token.2", 1_500)
+    keys = {k["key"]: k for k in answer(path, "list")["keys"]}
+    assert keys["token.2"]["values"] == 1_500
+    assert "values" not in keys["token.1"]
+    assert "at most 1,500 values\n" in asked(path, "list")[1]
 
 
 def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
