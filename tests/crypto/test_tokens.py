@@ -67,6 +67,7 @@ def test_a_version_is_used_beside_the_next_one_until_its_time_and_never_longer(k
     for time in range(-3, 30):
         found = Tokenizer(made).at(time)
         assert found.since <= time < found.until
+        assert {Tokenizer(made).at(t).since for t in range(time, min(found.until, 30))} == {found.since}
         assert found.version == max([k.version for k in made if k.active_from <= time], default=1)
         former = None if found.version == 1 else made[found.version - 2]
         overlaps = former is not None and time < former.kept_until
