@@ -147,8 +147,8 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def formers(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
     """Of an event's tokens: each that came with the same identifier's token under the key version before, and that."""
-    found = [(tokens.get(path.partition("@")[0]), former) for path, former in tokens.items() if "@" in path]
-    return [(token, former) for token, former in found if token is not None]
+    found = [(tokens.get(path.partition("@")[0], ""), former) for path, former in tokens.items() if "@" in path]
+    return [(token, former) for token, former in found if token.partition(".")[0] == former.partition(".")[0]]
 
 
 class Conflict(msgspec.Struct, frozen=True, omit_defaults=True):
