@@ -230,6 +230,16 @@ def test_they_count_once_as_neighbours_and_for_the_cap() -> None:
     assert not ruling.refused
 
 
+def test_what_is_shared_under_both_versions_is_two_and_stays_alone() -> None:
+    by = rules(("device_id = {", "device_id = { limit = 1,"))
+    before = [seen(n, user(n), D1) for n in range(4)]
+    both = [*before, *(again(e, n, former=True) for n, e in enumerate(before, 4))]
+    assert ruled(*both, by=by).shared == {D1: 4, new(D1): 4}
+    assert not together(ruled(*both, by=by), D1, new(D1))
+    linked = [seen(20, D1, A1, kind="link"), seen(21, new(D1), A2, kind="link"), seen(22, A1, A2, time=900 * DAY)]
+    assert refused(ruled(*both, *linked, by=by))[A1, A2] == "limit.device_id"
+
+
 @settings(max_examples=100)
 @given(event_sets(decisions=()))
 def test_a_rotation_neither_parts_nor_joins_those_who_come_in_its_overlap(events: list[ProtectedEvent]) -> None:
