@@ -65,9 +65,7 @@ def change(path: Path, make: Callable[[KeyRing], KeyRing]) -> KeyRing:
     with _locked(path):
         ring = make(load(path))
         content = _encode(ring)
-        new = path.with_name(
-            f"{path.name}.new"
-        )  # one name, so that a crash leaves one copy at most, until the next time
+        new = path.with_name(f"{path.name}.new")  # one name: a crash leaves one copy, until the next time
         try:
             new.unlink(missing_ok=True)
             _fill(_make(new), content)
