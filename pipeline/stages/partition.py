@@ -277,7 +277,7 @@ class Partitioner:
             if theirs is None or kind is None or not kind.limit or len(times) + len(theirs) <= kind.limit:
                 continue
             both = _earliest(times, theirs)
-            if len(both) <= kind.limit or len(both) == max(len(times), len(theirs)):
+            if len(both) <= kind.limit:
                 continue
             if not kind.window or _crowded(sorted(both.values()), kind.limit, kind.window_ms):
                 broken.append((kind.priority, name))

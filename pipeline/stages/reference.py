@@ -184,10 +184,10 @@ class _People:
         both = one.times.keys() & other.times.keys()
         for name in sorted(both & self._rules.kinds.keys(), key=lambda k: self._rules.kinds[k].priority):
             kind = self._rules.kinds[name]
+            if not kind.limit:
+                continue
             together = dict(one.times[name])
             _take_in(together, other.times[name])
-            if not kind.limit or len(together) == max(len(one.times[name]), len(other.times[name])):
-                continue
             times = sorted(together.values())
             if any(
                 not kind.window or late - early < kind.window_ms

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing, Purpose
@@ -19,6 +20,7 @@ from pipeline.flow.protect import ProtectLeg
 from pipeline.stages.recompute import recompute
 from tests.flow.identity_world import RULES, World
 from tests.stages.event_world import RECEIVED, registry, ring
+from tests.stages.identity_events import email, seen, user
 
 DAY = 86_400_000
 ROTATED, RETIRED = RECEIVED + DAY, RECEIVED + 2 * DAY
@@ -101,6 +103,22 @@ def test_the_stream_comes_to_the_same() -> None:
         world.publish(msgspec.json.decode(line, type=ProtectedEvent))
     world.settle()
     assert [json.loads(p) for p in world.profiles()] == profiles(*parts)
+
+
+def test_an_operator_may_say_that_the_two_are_not_one() -> None:
+    tokens = {"userId": user(1).replace(".1.", ".2."), "userId@1": user(1)}
+    events = [
+        seen(0, user(1), email(1)),
+        replace(seen(1, tokens["userId"]), tokens=tokens),
+        seen(2, *tokens.values(), kind="cut"),
+    ]
+    world = World(2, RULES)
+    for event in events:
+        world.publish(event)
+    world.settle()
+    found = world.profiles()
+    assert found == list(recompute(map(msgspec.json.encode, events), RULES))
+    assert [len(json.loads(p)["conflicts"]) for p in found] == [1, 1]
 
 
 def test_an_event_of_the_overlap_has_each_token_under_both_versions_and_a_later_one_only_its_own() -> None:
