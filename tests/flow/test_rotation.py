@@ -20,7 +20,7 @@ from pipeline.flow.protect import ProtectLeg
 from pipeline.stages.recompute import recompute
 from tests.flow.identity_world import RULES, World
 from tests.stages.event_world import RECEIVED, registry, ring
-from tests.stages.identity_events import email, seen, user
+from tests.stages.identity_events import again, anonymous, device, email, new, rules, seen, user
 
 DAY = 86_400_000
 ROTATED, RETIRED = RECEIVED + DAY, RECEIVED + 2 * DAY
@@ -106,9 +106,9 @@ def test_the_stream_comes_to_the_same() -> None:
 
 
 def test_an_operator_may_say_that_the_two_are_not_one() -> None:
-    tokens = {"userId": user(1).replace(".1.", ".2."), "userId@1": user(1)}
+    tokens = {"userId": new(user(1)), "userId@1": user(1)}
     events = [
-        seen(0, user(1), email(1)),
+        seen(0, user(1), email(2)),
         replace(seen(1, tokens["userId"]), tokens=tokens),
         seen(2, *tokens.values(), kind="cut"),
     ]
@@ -121,13 +121,28 @@ def test_an_operator_may_say_that_the_two_are_not_one() -> None:
     assert [len(json.loads(p)["conflicts"]) for p in found] == [1, 1]
 
 
+def test_what_is_shared_under_both_versions_is_two_in_the_stream_as_well() -> None:
+    kiosk = device(10)  # the stream knows tokens by their digests: no two with equal ones
+    by = rules(("device_id = {", "device_id = { limit = 1,"))
+    before = [seen(n, user(n), kiosk) for n in range(4)]
+    events = [*before, *(again(e, n, former=True) for n, e in enumerate(before, 4))]
+    events += [seen(20, kiosk, anonymous(11), kind="link"), seen(21, new(kiosk), anonymous(12), kind="link")]
+    events.append(seen(22, anonymous(11), anonymous(12), time=900 * DAY))
+    world = World(2, by)
+    for event in events:
+        world.publish(event)
+    world.settle()
+    assert world.profiles() == list(recompute(map(msgspec.json.encode, events), by))
+    assert any("limit.device_id" in p.decode() for p in world.profiles())
+
+
 def test_an_event_of_the_overlap_has_each_token_under_both_versions_and_a_later_one_only_its_own() -> None:
     _, before, during, after = rotation(1)
     assert [set.union(*map(versions, part)) for part in (before, during, after)] == [{"1"}, {"1", "2"}, {"2"}]
-    for old, both, new in zip(before, during, after, strict=True):
-        tokens = [json.loads(e)["tokens"] for e in (old, both, new)]
+    for old, both, later in zip(before, during, after, strict=True):
+        tokens = [json.loads(e)["tokens"] for e in (old, both, later)]
         assert tokens[1] == tokens[2] | {f"{path}@1": token for path, token in tokens[0].items()}
-        assert json.loads(both)["anchor"] == json.loads(new)["anchor"]
+        assert json.loads(both)["anchor"] == json.loads(later)["anchor"]
         assert json.loads(both)["key"]["subject"] == json.loads(both)["anchor"]
 
 

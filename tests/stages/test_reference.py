@@ -16,12 +16,24 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from pipeline.events import ProtectedEvent
 from pipeline.stages.link import Rules
 from pipeline.stages.reference import Ruling, decide
-from tests.stages.identity_events import DAY, RULES, anonymous, device, email, phone, rules, seen, token, user
+from tests.stages.identity_events import (
+    DAY,
+    RULES,
+    again,
+    anonymous,
+    device,
+    email,
+    new,
+    phone,
+    rules,
+    seen,
+    token,
+    user,
+)
 
 U1, U2, E1, E2, E3, D1, A1, A2 = user(1), user(2), email(1), email(2), email(3), device(1), anonymous(1), anonymous(2)
 
@@ -196,17 +208,6 @@ def test_what_is_seen_a_million_times_with_few_is_not_shared() -> None:
 
 
 # -- two key versions -------------------------------------------------------------------------------------------------
-
-
-def new(text: str) -> str:
-    return text.replace(".1.", ".2.")
-
-
-def again(event: ProtectedEvent, n: int, *, former: bool) -> ProtectedEvent:
-    """The same under the next key version at offset `n`, a year later; with `former` in the overlap."""
-    made = seen(n, *map(new, event.tokens.values()), time=event.time + 365 * DAY, kind=event.type)
-    tokens = made.tokens | ({f"{path}@1": token for path, token in event.tokens.items()} if former else {})
-    return replace(made, tokens=tokens, anchor=new(event.anchor))
 
 
 def test_two_tokens_of_one_identifier_count_once_for_a_limit() -> None:
