@@ -109,14 +109,14 @@ class KeyRing:
         """
         usable = self._usable(Purpose.TOKEN)
         if not any(k.state is KeyState.ACTIVE for k, _ in usable):
-            raise Misuse("the key ring has no active token key: activate or add one")
+            raise Misuse("the key ring has no active token key: `sealstream keys rotate token` makes one")
         return Tokenizer([TokenKey(k.version, k.active_from, key, k.kept_until) for k, key in usable], cached)
 
     def reject_boxes(self) -> RejectBoxes:
         """Return the boxes of all rejects keys that were not destroyed; `Misuse` if none of them is active."""
         usable = self._usable(Purpose.REJECTS)
         if not any(k.state is KeyState.ACTIVE for k, _ in usable):
-            raise Misuse("the key ring has no active rejects key: activate or add one")
+            raise Misuse("the key ring has no active rejects key: `sealstream keys rotate rejects` makes one")
         if any(a.active_from >= b.active_from for (a, _), (b, _) in pairwise(usable)):
             raise Misuse("rejects keys: a higher version must become active later than each lower one")
         return RejectBoxes([(k.active_from, RejectBox(k.version, key)) for k, key in usable])
