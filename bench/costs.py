@@ -28,7 +28,10 @@ def protect(events: int, seed: int) -> dict[str, float]:
     """Return stage → µs of CPU per event, sent in clear: a second pass, caches warm and every person known."""
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
-    tokens, box = Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked), ring.reject_box()
+    tokens, boxes = (
+        Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked),
+        ring.reject_boxes(),
+    )
     keys = SubjectKeys(MemoryTable(), ring.kek)
     opener = ring.opener()
     place: tuple[Any, ...] = EventIds("events.raw", "", 0), "events.raw", "", 0
@@ -44,7 +47,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
             marks.append(time.process_time())
             seal(tokenized.passed, *place, keys.get)
             marks.append(time.process_time())
-            reject(decoded.rejected + tokenized.rejected, *place, box)
+            reject(decoded.rejected + tokenized.rejected, *place, boxes)
             marks.append(time.process_time())
             if measured:
                 for name, begin, end in zip(spent, marks, marks[1:], strict=False):

@@ -7,7 +7,7 @@ consumers, described by the JSON Schemas under `schemas/`. Times are millisecond
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -136,7 +136,8 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record of `events.protected`: the contract for consumers. Keyed by `anchor`.
 
     `tokens` and `sealed` go by the dotted path of the field that they stand for; `clear` holds what the schema
-    allows in clear, in the event's own shape. A token reads `<kind>.<key version>.<32 hex>`.
+    allows in clear, in the event's own shape. A token reads `<kind>.<key version>.<32 hex>`. While token keys overlap,
+    `tokens` has the identifier's token under the key version before as well, at `<path>@<that version>`.
     """
 
     event_id: str
@@ -153,6 +154,12 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     clear: Any = None
     key: SubjectRef | None = None
     sealed: dict[str, bytes] = {}  # JSON: base64
+
+
+def formers(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Of an event's tokens: each that came with the same identifier's token under the key version before, and that."""
+    found = [(tokens.get(path.partition("@")[0], ""), former) for path, former in tokens.items() if "@" in path]
+    return [(token, former) for token, former in found if token.partition(".")[0] == former.partition(".")[0]]
 
 
 class Conflict(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(default=Path(".sealstream"), description="Directory for what a worker keeps on disk.")
     key_file: Path | None = Field(default=None, description="Key ring. None: `keys.json` in the state directory.")
+    key_values_max: Annotated[int, Field(ge=1 << 16, le=1 << 32)] = Field(
+        default=1 << 31,
+        description="Values that workers of this state directory make under one key of the ring, over restarts. Half "
+        "of the most: after a rotation it can be raised for the records that came before.",
+    )
     kek: Annotated[str, Field(pattern=r"^(file$|(pkcs11|aws-kms|vault):\S+$)")] = Field(
         default="file",
         description="Who holds the key-encryption key: `file` (the key file), "
@@ -251,6 +256,9 @@ class Settings(BaseSettings):
 
     def keys_path(self) -> Path:
         return self.key_file or self.state_dir / "keys.json"
+
+    def key_uses_path(self) -> Path:
+        return self.state_dir / "key-uses"
 
     def database_url(self) -> str:
         if self.serve_database is not None:

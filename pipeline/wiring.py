@@ -16,6 +16,7 @@ from msgspec import structs
 
 from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files
 from .adapters.kek_lease import KekLease
+from .adapters.key_uses import KeyUses
 from .adapters.memory_table import MemoryTable
 from .adapters.positions import Positions
 from .adapters.reader import Reader
@@ -33,7 +34,7 @@ from .crypto.sessions import Sealer
 from .errors import Misuse
 from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
-from .flow.protect import ProtectLeg
+from .flow.protect import ProtectLeg, Uses
 from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
@@ -60,6 +61,11 @@ def new_ring(config: Settings) -> KeyRing:
 
 def key_ring(config: Settings) -> KeyRing:
     return keyfile.load(config.keys_path(), kek_providers.provider(config.kek))
+
+
+def change_ring(config: Settings, make: Callable[[KeyRing], KeyRing]) -> KeyRing:
+    """Put `make` of the key file's ring in its place and return it."""
+    return keyfile.change(config.keys_path(), make, kek_providers.provider(config.kek))
 
 
 def leased_ring(config: Settings, provider: Kek | None) -> tuple[KeyRing, Callable[[], None]]:
@@ -143,6 +149,7 @@ def _protect_leg(
     registry: Registry,
     ring: KeyRing,
     rules: Rules,
+    uses: Uses = lambda key_id, values: None,
     available: Callable[[], None] = lambda: None,
 ) -> ProtectLeg:
     return ProtectLeg(
@@ -151,6 +158,7 @@ def _protect_leg(
         rules.blocked,
         max_event_bytes=config.max_event_bytes,
         must_seal=config.must_seal(),
+        uses=uses,
         available=available,
     )
 
@@ -321,14 +329,19 @@ def work(names: Sequence[str], config: Settings) -> int:
         session_timeout=config.session_seconds,
         compression=config.compression,
     )
-    makers = _makers(names, config)
     metrics = PrometheusMetrics()
+    makers = _makers(names, config, metrics.key_values)
     with serving(metrics, config.http, config.http_cert_file, config.http_key_file):
         return run(makers, engine, metrics)
 
 
-def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Leg]]:
-    """Leg → the function that makes it, with the rules in force; what needs no broker or KEK provider is read now."""
+def _makers(
+    names: Sequence[str], config: Settings, key_values: Callable[[str, int], None]
+) -> dict[str, Callable[[], Leg]]:
+    """Leg → the function that makes it, with the rules in force; what needs no broker or KEK provider is read now.
+
+    `key_values` is told how many values were made under a key.
+    """
     import structlog
 
     log = structlog.get_logger(__name__)
@@ -352,6 +365,7 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
     makers: dict[str, Callable[[], Leg]] = {"identify": identify, "watch": lambda: watch_leg(config)}
     if "protect" in names:
         registry, provider = schema_files.load(config.schema_dir), kek_providers.provider(config.kek)
+        uses = KeyUses(config.key_uses_path(), config.key_values_max, key_values).take
 
         @cache
         def keys() -> tuple[KeyRing, Callable[[], None]]:
@@ -359,7 +373,7 @@ def _makers(names: Sequence[str], config: Settings) -> dict[str, Callable[[], Le
 
         def protect() -> Leg:
             ring, available = keys()
-            return _protect_leg(config, registry, ring, rules(), available)
+            return _protect_leg(config, registry, ring, rules(), uses, available)
 
         if provider is None:
             keys()

@@ -9,7 +9,10 @@ opens.
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -44,21 +47,40 @@ def create(path: Path, ring: KeyRing) -> None:
     content = _encode(ring)
     try:
         _make_parents(path.parent)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = _make(path)
     except FileExistsError:
         raise Misuse(f"key file {path}: exists already; choose another path, for what it protects needs it") from None
     except OSError as e:
         raise Misuse(f"key file {path}: cannot be made ({e.strerror}); choose a directory that you own") from None
     try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
+        _fill(fd, content)
         _sync_directory(path.parent)
     except OSError as e:
         path.unlink(missing_ok=True)
-        raise Misuse(f"key file {path}: cannot be written ({e.strerror}); make room or choose another disk") from None
+        raise _unwritten(path, e) from None
+
+
+def change(path: Path, make: Callable[[KeyRing], KeyRing], provider: Kek | None = None) -> KeyRing:
+    """Put `make` of the file's ring in its place and return it; durable on return.
+
+    At each moment the file is the former one or the new one, whole, of mode 0600. What `load` and `make` raise leaves
+    it as it was. `Misuse` if another process is changing a key file of that directory, or it cannot be written.
+    """
+    with _locked(path):
+        ring = make(load(path, provider))
+        content = _encode(ring)
+        new = path.with_name(f"{path.name}.new")  # one name: a crash leaves one copy, until the next time
+        try:
+            new.unlink(missing_ok=True)
+            _fill(_make(new), content)
+            new.replace(path)
+            _sync_directory(path.parent)
+        except OSError as e:
+            raise _unwritten(path, e) from None
+        finally:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+    return ring
 
 
 def load(path: Path, provider: Kek | None = None) -> KeyRing:
@@ -108,6 +130,42 @@ def _encode(ring: KeyRing) -> bytes:
     form, content = (WRAPPED, kek.wrapped) if isinstance(kek, DataKek) else (FORMAT, kek.export())
     text = base64.b64encode(content).decode()
     return msgspec.json.encode(_File(form, text, msgspec.Raw(ring.to_document()))) + b"\n"
+
+
+def _make(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _fill(fd: int, content: bytes) -> None:
+    """Make `content` that of the new, open file, durably, and close it."""
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+
+
+def _unwritten(path: Path, error: OSError) -> Misuse:
+    return Misuse(f"key file {path}: cannot be written ({error.strerror}); make room or choose another disk")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The directory's lock, since the file itself is replaced; a process that ends gives it back."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise Misuse(f"key file {path}: its directory cannot be opened ({e.strerror})") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misuse(f"key file {path}: another command is changing it; see what it did, then try again") from None
+        except OSError as e:
+            raise Misuse(f"key file {path}: its directory cannot be locked ({e.strerror})") from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def _make_parents(directory: Path) -> None:

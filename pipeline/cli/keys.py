@@ -1,27 +1,39 @@
-"""`sealstream keys`: the key ring."""
+"""`sealstream keys`: the key ring, in its file. No output holds a key."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import settings
-from ..adapters import keyfile
+from ..adapters import key_uses, keyfile
+from ..crypto.aead import KEY_BYTES
+from ..crypto.kek import LocalKek
+from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
 from ..errors import Misuse
 from .identifiers import iso, key_option
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
+
 
 @click.group()
 def keys() -> None:
-    """Make and keep the key ring.
+    """Make, rotate, retire and destroy keys.
+
+    The commands change the key file alone. Workers read it when they start: copy it to each of them, restart them.
 
     \b
-    Example:
+    Examples:
       sealstream keys init
+      sealstream keys list
     """
 
 
@@ -52,6 +64,153 @@ def init(file: Path | None, as_json: bool) -> None:
     click.echo(f"next: back it up, then SEALSTREAM_KEY_FILE={path} sealstream worker", err=True)
 
 
+@keys.command("list")
+@key_option
+@json_option
+def list_(key_file: Path | None, as_json: bool) -> None:
+    """Show every version of every key: its state, and the Kafka time of the records from which it is used.
+
+    And at most how many values workers with this state directory have made under it; unknown if there were none.
+
+    \b
+    Example:
+      sealstream keys list --json
+    """
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    path, ring, values = config.keys_path(), wiring.key_ring(config), key_uses.totals(config.key_uses_path())
+    if as_json:
+        told = [_told(k) | ({"values": values[k.key_id]} if k.key_id in values else {}) for k in ring.keys]
+        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "keys": told}))
+        return
+    for k in ring.keys:
+        overlap = "" if k.retired_from is None else f", overlapped until {iso(k.retired_from)}"
+        made = f", at most {values[k.key_id]:,} values" if k.key_id in values else ""
+        click.echo(f"{k.key_id:12} {k.state.value:12} since {iso(k.active_from)}{overlap}{made}")
+
+
+@keys.command()
+@key_option
+@json_option
+@click.pass_context
+def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
+    """Show which version is in use now for each purpose, which one comes next, and which others are left.
+
+    Exit code 1 if a purpose has no active key.
+
+    \b
+    Example:
+      sealstream keys status
+    """
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    path, ring, now = config.keys_path(), wiring.key_ring(config), _now()
+    found = {purpose.value: _status(ring, purpose, now) for purpose in Purpose}
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "purposes": found}))
+    else:
+        click.echo(f"{path}, KEK {_kek_id(ring)}")
+        for name, status in found.items():
+            click.echo(f"{name}: {status['in_use'] or 'no active key'}")
+            if status["overlaps"]:
+                click.echo(f"  overlaps with {', '.join(status['overlaps'])}")
+            for key in status["next"]:
+                click.echo(f"  {key['key']} from {iso(key['active_from'])}")
+            for state in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED):
+                if status[state.value]:
+                    click.echo(f"  {state.value}: {', '.join(status[state.value])}")
+    ctx.exit(0 if all(status["in_use"] for status in found.values()) else 1)
+
+
+from_option = click.option(
+    "--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past."
+)
+
+
+@keys.command()
+@click.argument("purpose", type=click.Choice([p.value for p in Purpose]))
+@from_option
+@key_option
+@json_option
+def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later.
+
+    The former version is decrypt-only then. A former token key overlaps until it is retired: events carry each token
+    under both versions, so that whoever comes meanwhile stays one profile, with its id.
+
+    Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
+    the new file before TIME: give a time ahead, or stop them meanwhile.
+
+    \b
+    Examples:
+      sealstream keys rotate rejects --from 2027-01-31T06:00:00Z
+      sealstream keys rotate token --json
+    """
+    key, now = os.urandom(KEY_BYTES), _now()
+    start = now if since is None else _time(since)
+
+    def make(ring: KeyRing) -> KeyRing:
+        return ring.rotated(Purpose(purpose), key, start, now)
+
+    made = max((k for k in _change(key_file, make, as_json) if k.purpose == purpose), key=lambda k: k.version)
+    if not as_json:
+        click.echo(f"made {made.key_id}, active from {iso(made.active_from)}")
+        _next(since)
+
+
+@keys.command()
+@click.argument("name")
+@from_option
+@key_option
+@json_option
+def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Make the key NAME decrypt-only, if a later version is active.
+
+    It still opens what it sealed, and protects records again whose time was its own. A token key's overlap ends: from
+    TIME on no record has its tokens. Who did not come during the overlap is somebody new afterwards. As for `rotate`,
+    all workers must have the new file before TIME.
+
+    \b
+    Example:
+      sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
+    """
+    now = _now()
+    start = now if since is None else _time(since)
+    _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
+    if not as_json:
+        click.echo(f"{name} is decrypt-only")
+        _next(since)
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--confirm", metavar="NAME", help="The key's name once more; asked for on a terminal.")
+@key_option
+@json_option
+def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Destroy the key NAME, which must be decrypt-only. There is no way back but a backup of the file: destroy it, too.
+
+    Rejects that it sealed can never be replayed. Records of a token key's time get the tokens of another version when
+    they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
+    stays in the file, without the key.
+
+    \b
+    Example:
+      sealstream keys destroy token.1 --confirm token.1
+    """
+    if confirm is None:
+        confirm = click.prompt("The key's name once more", err=True)
+    if confirm != name:
+        raise Misuse(f"not destroyed: --confirm must repeat the key's name, {name}")
+    now = _now()
+    _change(key_file, lambda ring: ring.destroyed(name, now), as_json)
+    if not as_json:
+        click.echo(f"destroyed {name}")
+        click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
+
+
 @keys.command()
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="Print what producers are given.")
@@ -67,12 +226,61 @@ def public(key_file: Path | None, as_json: bool) -> None:
     """
     from .. import wiring
 
-    ring = wiring.key_ring(settings.load(key_file=key_file))
-    found = ring.public_keys(int(time.time() * 1000))
+    found = wiring.key_ring(settings.load(key_file=key_file)).public_keys(_now())
     if not found:
-        raise Misuse("the key ring has no active producers key: activate or add one")
+        raise Misuse("the key ring has no active producers key: `sealstream keys rotate producers` makes one")
     if as_json:
         click.echo(write_public(found))
         return
     for k in found:
         click.echo(f"producers.{k.version}  id {k.key_id.hex()}  from {iso(k.active_from)}  {k.public.hex()}")
+
+
+def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:
+    """Return the keys afterwards; with `as_json` they have been printed."""
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    ring = wiring.change_ring(config, make)
+    if as_json:
+        click.echo(json.dumps({"file": str(config.keys_path()), "keys": [_told(k) for k in ring.keys]}))
+    return ring.keys
+
+
+def _next(since: str | None) -> None:
+    when = "at once" if since is None else "before that time"
+    click.echo(f"next: back the file up, copy it to every worker and restart them {when}", err=True)
+
+
+def _told(key: RingKey) -> dict[str, Any]:
+    told = {"key": key.key_id, "state": key.state.value, "active_from": key.active_from}
+    return told if key.retired_from is None else {**told, "retired_from": key.retired_from}
+
+
+def _status(ring: KeyRing, purpose: Purpose, now: int) -> dict[str, Any]:
+    in_use = ring.in_use(purpose, now)
+    mine = [k for k in ring.keys if k.purpose is purpose]
+    states = {s.value: [k.key_id for k in mine if k.state is s] for s in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED)}
+    found: dict[str, Any] = {"in_use": None if in_use is None else in_use.key_id, "overlaps": []}
+    if in_use is not None and purpose is Purpose.TOKEN:
+        found["overlaps"] = [k.key_id for k in mine if k.version < in_use.version and k.kept_until > now]
+    found["next"] = [_told(k) for k in mine if k.state is KeyState.ACTIVE and k is not in_use and k.active_from > now]
+    return found | states
+
+
+def _kek_id(ring: KeyRing) -> str | None:
+    return ring.kek.kek_id if isinstance(ring.kek, LocalKek) else None
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _time(text: str) -> int:
+    try:
+        time_ = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misuse("--from: a time as 2027-01-31T06:00:00Z") from None
+    if time_.tzinfo is None:
+        raise Misuse("--from: say which zone, as in 2027-01-31T06:00:00Z")
+    return int(time_.timestamp() * 1000)

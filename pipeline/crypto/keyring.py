@@ -10,8 +10,9 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import msgspec
 
@@ -19,16 +20,16 @@ from ..errors import Corrupt, Misuse
 from ..events import frame
 from .aead import KEY_BYTES
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
-from .rejects import RejectBox
+from .rejects import RejectBox, RejectBoxes
 from .sessions import Opener, PublicKey, public_key
-from .tokens import Tokenizer, TokenKey
+from .tokens import BEGINNING, END, Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
 
 
 class KeyState(StrEnum):
     ACTIVE = "active"
-    DECRYPT_ONLY = "decrypt-only"  # protects nothing new; opens, and makes the tokens of its own past period
+    DECRYPT_ONLY = "decrypt-only"  # opens, and protects again what came before the next version became active
     DESTROYED = "destroyed"
 
 
@@ -40,13 +41,17 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """One version of a key; `key` (32 bytes) is None exactly when destroyed. `active_from` in ms of Kafka time."""
+    """One version of a key; `key` (32 bytes) is None exactly when destroyed. Times in ms of Kafka time.
+
+    A token key overlaps with the next version until it is retired: for records before `retired_from`.
+    """
 
     purpose: Purpose
     version: int
     state: KeyState
     active_from: int
     key: bytes | None = field(repr=False)
+    retired_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -55,6 +60,13 @@ class RingKey:
             raise ValueError("a key is there unless it was destroyed")
         if self.key is not None and len(self.key) != KEY_BYTES:
             raise ValueError("a key has 32 bytes")
+
+    @property
+    def kept_until(self) -> int:
+        """The Kafka time until which it is used beside the next version, if it is a token key."""
+        if self.state is KeyState.ACTIVE:
+            return END
+        return BEGINNING if self.retired_from is None else self.retired_from
 
     @property
     def key_id(self) -> str:
@@ -77,7 +89,7 @@ class KeyRing:
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes], now_ms: int, kek: LocalKek | None = None) -> KeyRing:
-        """Return a new ring: `kek` or a new one, and version 1 of each key, active from `now_ms`."""
+        """Return a new ring: `kek` or a new one, and version 1 of every other key, active from `now_ms`."""
         kek = kek or LocalKek(random(KEY_BYTES))
         return cls(kek, [RingKey(p, 1, KeyState.ACTIVE, now_ms, random(KEY_BYTES)) for p in Purpose])
 
@@ -97,15 +109,17 @@ class KeyRing:
         """
         usable = self._usable(Purpose.TOKEN)
         if not any(k.state is KeyState.ACTIVE for k, _ in usable):
-            raise Misuse("the key ring has no active token key: activate or add one")
-        return Tokenizer([TokenKey(k.version, k.active_from, key) for k, key in usable], cached)
+            raise Misuse("the key ring has no active token key: `sealstream keys rotate token` makes one")
+        return Tokenizer([TokenKey(k.version, k.active_from, key, k.kept_until) for k, key in usable], cached)
 
-    def reject_box(self) -> RejectBox:
-        """Return the box of the highest active rejects key; `Misuse` if there is none."""
-        for k, key in reversed(self._usable(Purpose.REJECTS)):
-            if k.state is KeyState.ACTIVE:
-                return RejectBox(k.version, key)
-        raise Misuse("the key ring has no active rejects key: activate or add one")
+    def reject_boxes(self) -> RejectBoxes:
+        """Return the boxes of all rejects keys that were not destroyed; `Misuse` if none of them is active."""
+        usable = self._usable(Purpose.REJECTS)
+        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+            raise Misuse("the key ring has no active rejects key: `sealstream keys rotate rejects` makes one")
+        if any(a.active_from >= b.active_from for (a, _), (b, _) in pairwise(usable)):
+            raise Misuse("rejects keys: a higher version must become active later than each lower one")
+        return RejectBoxes([(k.active_from, RejectBox(k.version, key)) for k, key in usable])
 
     def reject_box_of(self, key_id: str) -> RejectBox:
         """Return the box that sealed a rejected record with this `key_id`, for opening; `Misuse` if it is not here."""
@@ -129,6 +143,79 @@ class KeyRing:
     def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
 
+    def in_use(self, purpose: Purpose, time_ms: int) -> RingKey | None:
+        """Return the version that protects records of Kafka time `time_ms`; None if no version is active."""
+        usable = [k for k, _ in self._usable(purpose)]
+        if not any(k.state is KeyState.ACTIVE for k in usable):
+            return None
+        return next((k for k in reversed(usable) if k.active_from <= time_ms), usable[0])
+
+    def rotated(self, purpose: Purpose, key: bytes, since: int, now: int) -> KeyRing:
+        """Return a ring with `key` (32 bytes) as the next version, active from `since` (ms).
+
+        The former one is decrypt-only then; but of a token key it stays active, and overlaps, until it is `retired`.
+        `Misuse` if `since` is before `now` or not after every earlier version's: what was protected already would come
+        out otherwise when it is protected again. And if token keys overlap already: an event carries two tokens of an
+        identifier at most.
+        """
+        former = [k for k in self._keys if k.purpose is purpose]
+        if since < now:
+            raise Misuse(f"a {purpose.value} key cannot become active in the past: records of that time are protected")
+        if any(k.active_from >= since for k in former):
+            raise Misuse(f"a {purpose.value} key becomes active then, or later: give a time after that")
+        active = [k for k in former if k.state is KeyState.ACTIVE]
+        if purpose is not Purpose.TOKEN:
+            former = [replace(k, state=KeyState.DECRYPT_ONLY) if k in active else k for k in former]
+        elif len(active) > 1:
+            raise Misuse(f"{active[0].key_id} still overlaps with {active[1].key_id}: retire it first")
+        keys = [*former, *(k for k in self._keys if k.purpose is not purpose)]
+        version = max((k.version for k in former), default=0) + 1
+        return KeyRing(self._kek, [*keys, RingKey(purpose, version, KeyState.ACTIVE, since, key)])
+
+    def retired(self, key_id: str, since: int, now: int) -> KeyRing:
+        """Return a ring in which this key is decrypt-only; a token key overlaps for records before `since` (ms).
+
+        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`.
+        """
+        found = self._named(key_id)
+        if found.state is not KeyState.ACTIVE:
+            raise Misuse(f"{key_id} is not active, but {found.state.value}")
+        if not any(k.state is KeyState.ACTIVE for k in self._later(found)):
+            raise Misuse(f"{key_id} is the last active one: `sealstream keys rotate {found.purpose.value}` replaces it")
+        if since < now:
+            raise Misuse(f"{key_id} cannot be retired in the past: records of that time are protected")
+        retired_from = since if found.purpose is Purpose.TOKEN else None
+        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=retired_from))
+
+    def destroyed(self, key_id: str, now: int) -> KeyRing:
+        """Return a ring without this key but for its line. `now` in ms.
+
+        `Misuse` if it was destroyed before, is active, or is used for records of now: until the next version is active,
+        or it is retired.
+        """
+        found = self._named(key_id)
+        if found.state is KeyState.DESTROYED:
+            raise Misuse(f"{key_id} was destroyed already")
+        if found.state is KeyState.ACTIVE:
+            raise Misuse(f"{key_id} is active: rotate, or retire it first")
+        if not any(k.key is not None and k.active_from <= now for k in self._later(found)):
+            raise Misuse(f"{key_id} is in use until the next version is active")
+        if found.kept_until > now:
+            raise Misuse(f"{key_id} is in use until it is retired at the time given")
+        return self._with(replace(found, state=KeyState.DESTROYED, key=None))
+
+    def _named(self, key_id: str) -> RingKey:
+        for k in self._keys:
+            if k.key_id == key_id:
+                return k
+        raise Misuse(f"the ring has no such key; it has {', '.join(k.key_id for k in self._keys)}")
+
+    def _later(self, key: RingKey) -> list[RingKey]:
+        return [k for k in self._keys if k.purpose is key.purpose and k.version > key.version]
+
+    def _with(self, key: RingKey) -> KeyRing:
+        return KeyRing(self._kek, [key if k.key_id == key.key_id else k for k in self._keys])
+
     def to_document(self) -> bytes:
         """Return the ring as JSON without its KEK. The same ring gives the same bytes under a `LocalKek`."""
         lines = [_Line.of(k, self._kek) for k in self._keys]
@@ -150,25 +237,26 @@ class KeyRing:
         return cls(kek, [line.open(kek) for line in read.keys])
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     purpose: Purpose
     version: int
     state: KeyState
     active_from: int
     wrapped: str | None  # base64 of a key record (`crypto.kek`)
+    retired_from: int | None = None
 
     @classmethod
     def of(cls, k: RingKey, kek: Kek) -> _Line:
         aad = _key_aad(k.purpose, k.version)
         wrapped = None if k.key is None else _text(wrap_key(kek, k.key, k.key_id.encode(), aad))
-        return cls(k.purpose, k.version, k.state, k.active_from, wrapped)
+        return cls(k.purpose, k.version, k.state, k.active_from, wrapped, k.retired_from)
 
     def open(self, kek: Kek) -> RingKey:
         key = None
         if self.wrapped is not None:
             key_id = f"{self.purpose.value}.{self.version}".encode()
             key = unwrap_key(kek, _bytes(self.wrapped), key_id, _key_aad(self.purpose, self.version))
-        return RingKey(self.purpose, self.version, self.state, self.active_from, key)
+        return RingKey(self.purpose, self.version, self.state, self.active_from, key, self.retired_from)
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ that were sent: what was not UTF-8 of them stands in a Python string as surrogat
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,6 +79,24 @@ class RejectBox:
 
     def _aad(self, form: bytes, event_id: bytes, reason: str) -> bytes:
         return frame(_DOMAINS[form], self._key_id, event_id, reason.encode())
+
+
+class RejectBoxes:
+    """The boxes that seal, chosen by the record's Kafka time as token keys are: a replay rejects to equal bytes."""
+
+    __slots__ = ("_boxes", "_starts")
+
+    def __init__(self, boxes: Sequence[tuple[int, RejectBox]]) -> None:
+        """Each with the Kafka time (ms) from which it is used, ascending; never empty."""
+        self._starts = [start for start, _ in boxes]
+        self._boxes = [box for _, box in boxes]
+
+    def __repr__(self) -> str:
+        return f"RejectBoxes({[box.key_id for box in self._boxes]})"
+
+    def at(self, time_ms: int) -> RejectBox:
+        """Return the box for a record of Kafka time `time_ms`; before the first activation: the first box."""
+        return self._boxes[max(0, bisect_right(self._starts, time_ms) - 1)]
 
 
 def pack(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:

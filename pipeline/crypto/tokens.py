@@ -30,11 +30,15 @@ _OUTER = bytes(b ^ 0x5C for b in range(256))
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """A token key (32 bytes) and the Kafka record time (ms) from which it is used."""
+    """A token key (32 bytes) and the Kafka record time (ms) from which it is used.
+
+    Until `kept_until` its tokens are made beside those of the next version: the two overlap.
+    """
 
     version: int
     active_from: int
     key: bytes = field(repr=False)
+    kept_until: int = BEGINNING
 
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
@@ -44,11 +48,15 @@ class TokenKey:
 
 
 class TokenVersion:
-    """One key version at work, for records with `since` ≤ Kafka time < `until` (ms; open ends: BEGINNING, END)."""
+    """One key version at work, for records with `since` ≤ Kafka time < `until` (ms; open ends: BEGINNING, END).
 
-    __slots__ = ("_cached", "_key", "_makers", "since", "until", "version")
+    `former`: the version before, where such records carry its tokens as well.
+    """
 
-    def __init__(self, key: TokenKey, since: int, until: int, cached: int) -> None:
+    __slots__ = ("_cached", "_key", "_makers", "former", "since", "until", "version")
+
+    def __init__(self, key: TokenKey, since: int, until: int, cached: int, former: TokenVersion | None = None) -> None:
+        self.former = former
         self.version = key.version
         self.since = since
         self.until = until
@@ -72,7 +80,7 @@ class TokenVersion:
 
 
 class Tokenizer:
-    """All usable token key versions. The version is chosen by the record's Kafka time: a replay gives equal tokens."""
+    """All usable token key versions. The record's Kafka time chooses among them: a replay gives equal tokens."""
 
     __slots__ = ("_starts", "_versions")
 
@@ -84,10 +92,16 @@ class Tokenizer:
             raise Misuse("no token key: add an active one to the key ring")
         if any(a.version == b.version or a.active_from >= b.active_from for a, b in pairwise(ordered)):
             raise Misuse("token keys: a higher version must become active later than each lower one")
-        since = [BEGINNING, *starts[1:]]
-        until = [*starts[1:], END]
-        self._starts = since
-        self._versions = [TokenVersion(k, s, u, cached) for k, s, u in zip(ordered, since, until, strict=True)]
+        self._versions: list[TokenVersion] = []
+        kept, former, since = BEGINNING, None, BEGINNING
+        for key, until in zip(ordered, [*starts[1:], END], strict=True):
+            alone = min(max(kept, since), until)
+            if former is not None and alone > since:
+                self._versions.append(TokenVersion(key, since, alone, cached, former))
+            if alone < until:
+                self._versions.append(TokenVersion(key, alone, until, cached))
+            kept, former, since = key.kept_until, self._versions[-1], until
+        self._starts = [v.since for v in self._versions]
 
     def __repr__(self) -> str:
         return f"Tokenizer(versions={[v.version for v in self._versions]})"
@@ -102,7 +116,8 @@ class Tokenizer:
     def versions(self, time_ms: int) -> tuple[TokenVersion, ...]:
         """Return all versions under which a token may have been made: that of `time_ms` first, then the latest."""
         first = self.at(time_ms)
-        return first, *(v for v in reversed(self._versions) if v is not first)
+        others = {v.version: v for v in self._versions if v.version != first.version}
+        return first, *reversed(others.values())
 
 
 def _maker(key: bytes, version: int, kind: str) -> Callable[[str], str]:

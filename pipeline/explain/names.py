@@ -23,7 +23,7 @@ def tokens_of(text: str, tokens: Callable[[], Tokens], now: int) -> list[str]:
     if not colon or kind not in KINDS:
         raise Misuse(f"an identifier is a token, or kind:value with a kind of {', '.join(KINDS)}")
     made = [makers[kind](value) for makers in _versions(tokens(), now)]
-    found = [token for token in made if token]  # neither None nor BLOCKED
+    found = list(dict.fromkeys(token for token in made if token))  # neither None nor BLOCKED
     if not found:
         raise Misuse(f"{kind}: no token is made of this value; it has no normal form, or it is blocked")
     return found
@@ -31,11 +31,11 @@ def tokens_of(text: str, tokens: Callable[[], Tokens], now: int) -> list[str]:
 
 def _versions(tokens: Tokens, now: int) -> Iterator[Makers]:
     while True:
-        makers, since, _ = tokens.at(now)
-        yield makers
-        if since == BEGINNING:
+        period = tokens.at(now)
+        yield period.makers
+        if period.since == BEGINNING:
             return
-        now = since - 1
+        now = period.since - 1
 
 
 def short(token: str) -> str:

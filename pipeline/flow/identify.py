@@ -20,7 +20,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection
 
-from ..events import DAY, DECISIONS, Record, SourceBatch, Topic
+from ..events import DAY, DECISIONS, Record, SourceBatch, Topic, formers
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.content import Event, content_reader, event_decoder
@@ -103,6 +103,8 @@ class IdentifyPartition:
         self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
         self._overflow = 0
+        self._met: list[str] = []
+        """Tokens that the event at work names for the first time with its anchor."""
 
     def on_batch(self, batch: SourceBatch) -> None:
         self._resolver.now = max(self._resolver.now, max(record.timestamp for record in batch.records))
@@ -154,6 +156,7 @@ class IdentifyPartition:
         resolver, rules = self._resolver, self._rules
         rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
         resolved = self._resolved.append
+        met = self._met
         for record in batch.records:
             value = record.value or b""
             try:
@@ -194,6 +197,10 @@ class IdentifyPartition:
                 for token in event.tokens.values():
                     if token != anchor and (late or token[-32:] not in known):
                         known = self._sighted(anchor, row, token, event)
+                if met:  # only now, as a join may ship the row's facts, and those of one version are one state
+                    for token in met:
+                        resolver.join(anchor, token)
+                    met.clear()
             ident = (row.profile or _own_id(row)).hex().encode()
             # the event's JSON with its profile's id in front
             value = value.replace(b"{", b'{"profile_id":"%b",' % ident, 1)
@@ -225,7 +232,9 @@ class IdentifyPartition:
             if new is None:
                 self._overflow += 1
             elif new:
-                self._resolver.join(anchor, token)
+                assert row.facts is not None
+                row.facts.former.update(pair for pair in formers(event.tokens) if pair[1] == token)
+                self._met.append(token)
         elif token.startswith(GROUP) and not links(kind_of(token)):
             self._resolver.visit(token, anchor, event.time)
             row.latest = max(row.latest, event.time)

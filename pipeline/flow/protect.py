@@ -33,6 +33,8 @@ AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
 
 
+Uses = Callable[[str, int], None]
+
 Place = tuple[EventIds, str, str, int]
 """Event ids, topic, incarnation and partition of a batch."""
 
@@ -41,7 +43,8 @@ class ProtectLeg:
     """Makes the partition legs. `Leg` and `Dependent` of `pipeline.ports`.
 
     `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `must_seal`: sources whose
-    plaintext is rejected, `*` for all. `available`: raises while the KEK may not be used.
+    plaintext is rejected, `*` for all. `uses` is told, by key id, how many values were made under a key of the ring,
+    before they leave; what it raises keeps them from leaving. `available`: raises while the KEK may not be used.
     """
 
     name = "protect"
@@ -58,6 +61,7 @@ class ProtectLeg:
         *,
         max_event_bytes: int = 1 << 20,
         must_seal: Collection[str] = (),
+        uses: Uses = lambda key_id, values: None,
         available: Callable[[], None] = lambda: None,
     ) -> None:
         self.registry = registry
@@ -65,9 +69,10 @@ class ProtectLeg:
         self.ring = ring
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
-        self.box = ring.reject_box()
+        self.boxes = ring.reject_boxes()
         self.opener = ring.opener()
         self.must_seal = frozenset(must_seal)
+        self.uses = uses
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         keys = SubjectKeys(tables[KEYS], self.ring.kek)
@@ -85,6 +90,7 @@ class ProtectPartition:
         self._protected: list[Out] = []
         self._rejected: list[Out] = []
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._sealed: Counter[str] = Counter()
 
     def on_batch(self, batch: SourceBatch) -> None:
         place = _place(batch)
@@ -114,9 +120,10 @@ class ProtectPartition:
         self._reject(rejects, _place(batch))
 
     def _reject(self, rejects: list[Rejected], place: Place) -> None:
-        self._rejected += reject(rejects, *place, self._leg.box)
+        self._rejected += reject(rejects, *place, self._leg.boxes)
         for r in rejects:
             self._counts["rejected", r.reason.value] += 1
+            self._sealed[self._leg.boxes.at(r.record.timestamp).key_id] += 1
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         """Nothing here goes by the clock."""
@@ -125,6 +132,12 @@ class ProtectPartition:
         """Nothing here is the last word on a key: an event has one form."""
 
     def drain(self) -> Effects:
+        leg = self._leg
+        for key_id, values in self._sealed.items():
+            leg.uses(key_id, values)
+        for version, values in leg.tokens.made().items():
+            leg.uses(f"token.{version}", values)
+        self._sealed.clear()
         outputs = {Topic.PROTECTED.value: self._protected, Topic.REJECTED.value: self._rejected}
         counts = {key: n for key, n in self._counts.items() if n}
         self._protected, self._rejected, self._counts = [], [], Counter()

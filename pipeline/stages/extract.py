@@ -20,8 +20,10 @@ from .schema import AS_IT_IS, EventSchema, Field, Protect
 
 Secret = tuple[SealPath, bytes]
 """A place, and the JSON that is to be sealed for it."""
-Makers = Mapping[str, Callable[[str], str | None]]
-"""By identifier kind: value → token, `BLOCKED`, or None if the value has no normal form."""
+Maker = Callable[[str], str | None]
+"""Value → token, `BLOCKED`, or None if the value has no normal form."""
+Makers = Mapping[str, Maker]
+"""By identifier kind."""
 BLOCKED: Final = ""
 """In place of the token of a value that is nobody's."""
 Dropped = Counter[tuple[str, str]]

@@ -88,6 +88,8 @@ class Facts(msgspec.Struct, array_like=True, gc=False):
     """How often links or decisions changed, but for their last days."""
     sighted: int = 0
     """How often last days of links changed."""
+    former: dict[str, str] = {}
+    """By token (this one or of `links`): the same identifier's under the key version before, of `links`, too."""
 
 
 class Seen(msgspec.Struct, array_like=True, gc=False):

@@ -12,7 +12,7 @@ and else on its way.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..events import DAY, Conflict
@@ -78,17 +78,30 @@ class Partitioner:
 
         In members, each token stands once.
         """
-        if not apart and len(members) <= self._few and self._within_limits(members):
+        pairs = self._pairs(known)
+        if not apart and len(members) <= self._few and self._within_limits(members, _identifiers(pairs)):
             whole = self._whole(known, members)
             if whole is not None:
-                return whole
-        return self._divided(known, members, apart)
+                return whole._replace(plain=not pairs)
+        return self._divided(known, members, apart, pairs)
 
-    def _within_limits(self, members: Collection[str]) -> bool:
+    def _pairs(self, known: Mapping[str, Facts]) -> dict[Pair, tuple[int, bytes]]:
+        """Tokens of one identifier under two key versions, with the first sighting of both in one event."""
+        pairs: dict[Pair, tuple[int, bytes]] = {}
+        for anchor, facts in known.items():
+            if facts.former:
+                newer = {former: token for token, former in facts.former.items()}
+                for token, time, event_id, _ in self._links(anchor, facts):
+                    if token in newer:
+                        a, b = sorted((token, newer[token]))
+                        pairs[a, b] = min(pairs.get((a, b), (time, event_id)), (time, event_id))
+        return pairs
+
+    def _within_limits(self, members: Collection[str], same: Mapping[str, str]) -> bool:
         if len(members) > self._most:
             return False
         count: dict[str, int] = {}
-        for token in members:
+        for token in {same.get(token, token) for token in members} if same else members:
             kind = kind_of(token)
             count[kind] = count.get(kind, 0) + 1
         return all(n <= (self._kinds[kind].limit or n) for kind, n in count.items() if kind in self._kinds)
@@ -140,15 +153,28 @@ class Partitioner:
                 for digest, time, event_id, day in LINK.iter_unpack(packed):
                     yield prefix + digest.hex(), time, event_id, day
 
-    def _divided(self, known: Mapping[str, Facts], members: Collection[str], apart: Mapping[str, str]) -> Partition:
+    def _divided(
+        self,
+        known: Mapping[str, Facts],
+        members: Collection[str],
+        apart: Mapping[str, str],
+        pairs: dict[Pair, tuple[int, bytes]],
+    ) -> Partition:
         first: dict[str, int] = {}
         edges, neighbours = self._edges(known, first)
+        if pairs:
+            neighbours = self._distinct(edges, _identifiers(pairs))
         shared = {token for token, n in neighbours.items() if n > self._shared_at[kind_of(token)]}
-        people = {token: _Person(token, kind_of(token), first.get(token, 0)) for token in members}
+        joins_nobody = shared | {token for token, rule in apart.items() if rule == "shared"}
+        same = _identifiers(pair for pair in pairs if not joins_nobody.issuperset(pair))
+        people = {
+            token: _Person(token, same.get(token, token), kind_of(token), first.get(token, 0)) for token in members
+        }
         refused: list[tuple[Pair, str, int]] = []
-        for strongest, _, time, _, pair in self._ranked(known, edges, people):
+        joint = {pair: first for pair, first in pairs.items() if joins_nobody.isdisjoint(pair)}
+        for strongest, _, time, _, pair in self._ranked(known, edges, joint, people):
             one, another = people.get(pair[0]), people.get(pair[1])
-            if strongest and (pair[0] in shared or pair[1] in shared):
+            if strongest > 0 and (pair[0] in shared or pair[1] in shared):
                 refused.append((pair, "shared", time))
             elif one is None or another is None:
                 rule = apart.get(pair[0] if one is None else pair[1])
@@ -192,17 +218,33 @@ class Partitioner:
                     first[token] = time
         return edges, neighbours
 
+    def _distinct(self, edges: Iterable[Pair], same: Mapping[str, str]) -> dict[str, int]:
+        """The neighbours that `_edges` counts, where several tokens are one identifier."""
+        found: dict[str, set[str]] = {}
+        for pair in edges:
+            for token, other in (pair, pair[::-1]):
+                identifier = same.get(other, other)
+                if identifier != same.get(token, token) and self._strength(other) <= self._strength(token):
+                    found.setdefault(token, set()).add(identifier)
+        return {token: len(identifiers) for token, identifiers in found.items()}
+
     def _ranked(
-        self, known: Mapping[str, Facts], edges: dict[Pair, tuple[int, bytes]], people: Mapping[str, _Person]
+        self,
+        known: Mapping[str, Facts],
+        edges: dict[Pair, tuple[int, bytes]],
+        joint: Mapping[Pair, tuple[int, bytes]],
+        people: Mapping[str, _Person],
     ) -> list[tuple[int, int, int, bytes, Pair]]:
-        """Operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
+        """Pairs, operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
         decisions: dict[Pair, tuple[int, bytes, bool]] = {}
         for anchor, facts in known.items():
             for token, decision in facts.decisions.items():
                 if kind_of(anchor) in self._priority and kind_of(token) in self._priority:
                     pair = (anchor, token) if anchor < token else (token, anchor)
                     decisions[pair] = max(decisions.get(pair, decision), decision)
-        ranked: list[tuple[int, int, int, bytes, Pair]] = []
+        ranked = [(-1, 0, time, event_id, pair) for pair, (time, event_id) in joint.items()]
+        for pair in joint:
+            edges.pop(pair, None)
         for pair, (time, event_id, link) in decisions.items():
             if pair[0] not in people or pair[1] not in people:
                 continue
@@ -226,7 +268,7 @@ class Partitioner:
             return "cut"
         if not limits:
             return None
-        if len(one.tokens) + len(other.tokens) > self._most:
+        if len(one.tokens) + len(other.tokens) > self._most and _together(one, other) > self._most:
             return "cluster_tokens"
         broken: list[tuple[int, str]] = []
         for name, times in one.times.items():
@@ -234,7 +276,10 @@ class Partitioner:
             kind = self._kinds.get(name)
             if theirs is None or kind is None or not kind.limit or len(times) + len(theirs) <= kind.limit:
                 continue
-            if not kind.window or _crowded(sorted(times + theirs), kind.limit, kind.window_ms):
+            both = _earliest(times, theirs)
+            if len(both) <= kind.limit:
+                continue
+            if not kind.window or _crowded(sorted(both.values()), kind.limit, kind.window_ms):
                 broken.append((kind.priority, name))
         return f"limit.{min(broken)[1]}" if broken else None
 
@@ -259,17 +304,44 @@ class Partitioner:
 
 
 class _Person:
+    """`times`: by kind and identifier, when it was seen first."""
+
     __slots__ = ("barred", "times", "tokens")
 
-    def __init__(self, token: str, kind: str, time: int) -> None:
+    def __init__(self, token: str, identifier: str, kind: str, time: int) -> None:
         self.tokens = [token]
-        self.times = {kind: [time]}
+        self.times = {kind: {identifier: time}}
         self.barred: set[str] = set()
 
 
 def _note(seen: dict[str, tuple[int, int]], token: str, first: int, day: int) -> None:
     before = seen.get(token)
     seen[token] = (first, day) if before is None else (min(first, before[0]), max(day, before[1]))
+
+
+def _identifiers(pairs: Iterable[Pair]) -> dict[str, str]:
+    """Token → the token that stands for its identifier, of tokens that were made of one under two key versions."""
+    leader: dict[str, str] = {}
+    for pair in pairs:
+        for token in pair:
+            leader.setdefault(token, "")
+        one, other = sorted(_leader(leader, token) for token in pair)
+        if one != other:
+            leader[other] = one
+    return {token: _leader(leader, token) for token in leader}
+
+
+def _together(one: _Person, other: _Person) -> int:
+    """How many identifiers they have."""
+    kinds = one.times.keys() | other.times.keys()
+    return sum(len(one.times.get(kind, {}).keys() | other.times.get(kind, {}).keys()) for kind in kinds)
+
+
+def _earliest(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    both = one | other
+    for identifier in one.keys() & other.keys():
+        both[identifier] = min(one[identifier], other[identifier])
+    return both
 
 
 def _leader(leader: dict[str, str], token: str) -> str:
@@ -288,6 +360,9 @@ def _join(one: _Person, other: _Person, people: dict[str, _Person]) -> None:
     one.tokens += other.tokens
     one.barred |= other.barred
     for kind, times in other.times.items():
-        one.times[kind] = one.times.get(kind, []) + times
+        mine = one.times.setdefault(kind, times)
+        if mine is not times:
+            for identifier, time in times.items():
+                mine[identifier] = min(mine.get(identifier, time), time)
     for token in other.tokens:
         people[token] = one

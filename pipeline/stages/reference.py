@@ -7,10 +7,12 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
 1. Two linking tokens of one event are an *edge*; its first sighting is the one with the smallest (event time, event
    id). An operator's `link` is an edge, too; a `cut` forbids two tokens to be in one profile. Of several decisions
    about two tokens, the latest by (event time, event id) holds.
-2. A token with more than N distinct neighbours of an equal or stronger kind is *shared*: no edge but an operator's
-   joins it.
-3. Links first, then edges by (the stronger kind, the weaker kind, first sighting): each joins the profiles of its two
-   tokens unless they are one already or the joined one broke a rule. Links are not held back by limits, only by cuts.
+2. Tokens of one identifier under two key versions, which an event has side by side, count as one below.
+3. A token with more than N distinct neighbours of an equal or stronger kind is *shared*: no edge but an operator's
+   joins it. (2. does not hold for two that are; it does for their neighbours.)
+4. First the pairs of 2. are joined, as links are, but for shared ones. Then links, then edges by (the stronger kind,
+   the weaker kind, first sighting): each joins the profiles of its two tokens unless they are one already or the joined
+   one broke a rule. Links are not held back by limits, only by cuts.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from ..events import DECISIONS, frame
+from ..events import DECISIONS, formers, frame
 from .link import Rules
 
 Pair = tuple[str, str]
@@ -87,6 +89,7 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
     edges: dict[Pair, Edge] = {}
     decisions: dict[Pair, tuple[int, str, str, Edge]] = {}
     first: dict[str, int] = {}
+    pairs: dict[Pair, Edge] = {}
     for event in events:
         anchor = event.anchor
         if event.type in DECISIONS:
@@ -97,6 +100,12 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
                     made = (event.time, event.event_id, event.type, edge)
                     decisions[a, b] = max(decisions.get((a, b), made), made)
             continue
+        if _links(anchor, rules):
+            for pair in formers(event.tokens):
+                if all(_links(token, rules) for token in pair):
+                    a, b = sorted(pair)
+                    edge = Edge(a, b, event.time, event.event_id, event.source)
+                    pairs[a, b] = min(pairs.get((a, b), edge), edge, key=lambda e: (e.time, e.event_id))
         first[anchor] = min(first.get(anchor, event.time), event.time)
         for token in set(event.tokens.values()) - {anchor}:
             if not _links(anchor, rules) or not _links(token, rules):
@@ -110,14 +119,17 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
             first.setdefault(token, 0)  # never seen otherwise
     links = [edge for _, _, kind, edge in decisions.values() if kind == "link"]
     cuts = {pair: edge for pair, (_, _, kind, edge) in decisions.items() if kind == "cut"}
-    shared = _shared(edges.values(), rules)
-    people = _People(first, cuts, rules)
+    shared = _shared(edges.values(), rules, _identifiers(pairs))
+    same = _identifiers(pair for pair in pairs if not shared.keys() >= set(pair))
+    people = _People(first, cuts, rules, same)
     joined: list[Edge] = []
     within: list[Edge] = []
     refused: list[Refused] = []
-    for edge in sorted(links, key=lambda e: (e.time, e.event_id, e.a, e.b)):
-        _judge(edge, people.obstacle(edge, limits=False), people, joined, within, refused)
-    linked = {(e.a, e.b) for e in links}
+    joint = [edge for pair, edge in pairs.items() if shared.keys().isdisjoint(pair)]
+    for certain in (joint, links):
+        for edge in sorted(certain, key=lambda e: (e.time, e.event_id, e.a, e.b)):
+            _judge(edge, people.obstacle(edge, limits=False), people, joined, within, refused)
+    linked = {(e.a, e.b) for e in (*joint, *links)}
     ranked = [edge for pair, edge in edges.items() if pair not in linked]
     for edge in sorted(ranked, key=lambda e: (*_strengths(e, rules), e.time, e.event_id, e.a, e.b)):
         if edge.a in shared or edge.b in shared:
@@ -140,17 +152,20 @@ def _judge(
 
 
 class _Person:
-    """`times`: kind → first sightings of its tokens. `cut`: tokens that may not come in."""
+    """`times`: kind → identifier → first sighting of its tokens here. `cut`: tokens that may not come in."""
 
-    def __init__(self, token: str, time: int) -> None:
+    def __init__(self, token: str, identifier: str, time: int) -> None:
         self.tokens = {token}
-        self.times = {token.split(".")[0]: [time]}
+        self.times = {token.split(".")[0]: {identifier: time}}
         self.cut: set[str] = set()
+
+    def identifiers(self) -> set[str]:
+        return {identifier for times in self.times.values() for identifier in times}
 
 
 class _People:
-    def __init__(self, first: dict[str, int], cuts: Iterable[Pair], rules: Rules) -> None:
-        self.of = {token: _Person(token, time) for token, time in first.items()}
+    def __init__(self, first: dict[str, int], cuts: Iterable[Pair], rules: Rules, same: dict[str, str]) -> None:
+        self.of = {token: _Person(token, same.get(token, token), time) for token, time in first.items()}
         self._rules = rules
         for a, b in cuts:
             self.of[a].cut.add(b)
@@ -163,14 +178,17 @@ class _People:
             return "cut"
         if not limits:
             return None
-        if len(one.tokens) + len(other.tokens) > self._rules.limits.cluster_tokens:
+        most = self._rules.limits.cluster_tokens
+        if len(one.tokens) + len(other.tokens) > most and len(one.identifiers() | other.identifiers()) > most:
             return "cluster_tokens"
         both = one.times.keys() & other.times.keys()
         for name in sorted(both & self._rules.kinds.keys(), key=lambda k: self._rules.kinds[k].priority):
             kind = self._rules.kinds[name]
             if not kind.limit:
                 continue
-            times = sorted(one.times[name] + other.times[name])
+            together = dict(one.times[name])
+            _take_in(together, other.times[name])
+            times = sorted(together.values())
             if any(
                 not kind.window or late - early < kind.window_ms
                 for early, late in zip(times, times[kind.limit :], strict=False)
@@ -180,10 +198,10 @@ class _People:
 
     def join(self, edge: Edge) -> None:
         small, large = sorted((self.of[edge.a], self.of[edge.b]), key=lambda p: len(p.tokens))
+        for kind, times in small.times.items():
+            _take_in(large.times.setdefault(kind, {}), times)
         large.tokens |= small.tokens
         large.cut |= small.cut
-        for kind, times in small.times.items():
-            large.times[kind] = large.times.get(kind, []) + times
         for token in small.tokens:
             self.of[token] = large
 
@@ -191,13 +209,30 @@ class _People:
         return [sorted(person.tokens) for person in {id(p): p for p in self.of.values()}.values()]
 
 
-def _shared(edges: Iterable[Edge], rules: Rules) -> dict[str, int]:
-    count: dict[str, int] = defaultdict(int)
+def _take_in(times: dict[str, int], more: Mapping[str, int]) -> None:
+    for identifier, time in more.items():
+        times[identifier] = min(times.get(identifier, time), time)
+
+
+def _identifiers(pairs: Iterable[Pair]) -> dict[str, str]:
+    """Token → the first of those that are one identifier; of those that are alone nothing."""
+    whole: dict[str, set[str]] = {}
+    for one, other in pairs:
+        both = whole.get(one, {one}) | whole.get(other, {other})
+        whole.update(dict.fromkeys(both, both))
+    return {token: min(tokens) for token, tokens in whole.items()}
+
+
+def _shared(edges: Iterable[Edge], rules: Rules, same: Mapping[str, str]) -> dict[str, int]:
+    neighbours: dict[str, set[str]] = defaultdict(set)
     for edge in edges:
+        one, other = same.get(edge.a, edge.a), same.get(edge.b, edge.b)
         a, b = _priority(edge.a, rules), _priority(edge.b, rules)
-        count[edge.a] += b <= a
-        count[edge.b] += a <= b
-    return {token: n for token, n in count.items() if n > rules.shared_at(token.split(".")[0])}
+        if one != other and b <= a:
+            neighbours[edge.a].add(other)
+        if one != other and a <= b:
+            neighbours[edge.b].add(one)
+    return {token: len(of) for token, of in neighbours.items() if len(of) > rules.shared_at(token.split(".")[0])}
 
 
 def _strengths(edge: Edge, rules: Rules) -> tuple[int, int]:

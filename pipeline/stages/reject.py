@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ..crypto.rejects import RejectBox
+from ..crypto.rejects import RejectBoxes
 from ..events import EventIds, Origin
 from ..outcomes import Rejected, RejectedRecord
 from ..ports import Out
@@ -23,15 +23,16 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def reject(
-    rejects: list[Rejected], ids: EventIds, topic: str, incarnation: str, partition: int, box: RejectBox
+    rejects: list[Rejected], ids: EventIds, topic: str, incarnation: str, partition: int, boxes: RejectBoxes
 ) -> list[Out]:
     """Return the records; `ids` are those of the batch's partition."""
-    return [_record(r, ids, Origin(topic, incarnation, partition, r.record.offset), box) for r in rejects]
+    return [_record(r, ids, Origin(topic, incarnation, partition, r.record.offset), boxes) for r in rejects]
 
 
-def _record(r: Rejected, ids: EventIds, origin: Origin, box: RejectBox) -> Out:
+def _record(r: Rejected, ids: EventIds, origin: Origin, boxes: RejectBoxes) -> Out:
     record = r.record
     event_id = ids.of(record.offset)
+    box = boxes.at(record.timestamp)
     sealed = box.seal(event_id, r.reason.value, record.key, record.value, record.headers)
     kept = len(sealed) <= KEPT_BYTES
     value = RejectedRecord(

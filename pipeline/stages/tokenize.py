@@ -15,18 +15,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ..crypto.tokens import Tokenizer
+from ..crypto.tokens import Tokenizer, TokenVersion
 from ..events import DECISIONS
 from ..outcomes import Reason, Rejected, Split, Stage
 from . import decision
 from .block import Blocked, blocks
 from .clock import event_time
 from .decode import Decoded
-from .extract import BLOCKED, Dropped, Makers, Secret, Unusable
+from .extract import BLOCKED, Dropped, Maker, Makers, Secret, Unusable
 from .normalize import KINDS, normal
 from .schema import AS_IT_IS
 
@@ -53,6 +53,29 @@ class Tokenized(msgspec.Struct, gc=False):
         return f"Tokenized({self.decoded.schema.title})"
 
 
+class Overlap:
+    """The tokens of an event under the key version before, beside those that its makers have just made."""
+
+    def __init__(self, version: int) -> None:
+        self._suffix = f"@{version}"
+        self.made: dict[str, str] = {}
+        """By the token in use."""
+
+    def beside(self, tokens: dict[str, str]) -> dict[str, str]:
+        """Return `tokens`, and at `<path>@<version>` those of the same identifiers."""
+        return tokens | {path + self._suffix: self.made[token] for path, token in tokens.items() if token in self.made}
+
+
+class Period(NamedTuple):
+    """What makes tokens for records with `since` ≤ Kafka time < `until` (ms). Makers: kind → (value → token, `BLOCKED`
+    or None)."""
+
+    makers: Makers
+    since: int
+    until: int
+    overlap: Overlap | None
+
+
 class Tokens:
     """Token makers by kind for the version in use; remembers what it made."""
 
@@ -61,19 +84,41 @@ class Tokens:
         self._blocks = {kind: blocks(blocked, kind) for kind in KINDS}
         self._remembered = remembered
         self._versions: dict[int, Makers] = {}
+        self._periods: dict[int, Period] = {}
+        self._remembering: list[tuple[int, Any]] = []
+        self._told: Counter[int] = Counter()
 
     def __repr__(self) -> str:
         return "Tokens(…)"
 
-    def at(self, time_ms: int) -> tuple[Makers, int, int]:
-        """Return kind → (value → token, `BLOCKED` or None), and the period of record times for which it holds."""
+    def at(self, time_ms: int) -> Period:
         version = self._tokenizer.at(time_ms)
+        period = self._periods.get(version.since)
+        if period is None:
+            makers, overlap = self._makers(version), None
+            if version.former is not None:
+                overlap = Overlap(version.former.version)
+                before = self._makers(version.former)
+                makers = {**makers, **{kind: _both(makers[kind], before[kind], overlap.made) for kind in KINDS}}
+            period = self._periods[version.since] = Period(makers, version.since, version.until, overlap)
+        return period
+
+    def made(self) -> Counter[int]:
+        """Key version → how many values were made under it since the last call, at most."""
+        now: Counter[int] = Counter()
+        for version, maker in self._remembering:
+            now[version] += maker.cache_info().misses
+        new, self._told = now - self._told, now
+        return new
+
+    def _makers(self, version: TokenVersion) -> Makers:
         makers = self._versions.get(version.version)
         if makers is None:
-            makers = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
-            makers = {**makers, AS_IT_IS: decision.well_formed}
+            made = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
+            self._remembering += [(version.version, maker) for maker in made.values()]
+            makers = {**made, AS_IT_IS: decision.well_formed}
             self._versions[version.version] = makers
-        return makers, version.since, version.until
+        return makers
 
     def _maker(self, kind: str, token: Callable[[str], str]) -> Callable[[str], str | None]:
         is_blocked = self._blocks[kind]
@@ -88,18 +133,30 @@ class Tokens:
         return make
 
 
+def _both(now: Maker, before: Maker, made: dict[str, str]) -> Maker:
+    def make(value: str) -> str | None:
+        token, former = now(value), before(value)
+        if token and former:
+            made[token] = former
+        return token
+
+    return make
+
+
 def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], Dropped]:
     """Return the tokenized events, and how many identifiers made no token."""
     passed: list[Tokenized] = []
     rejected: list[Rejected] = []
     dropped: Dropped = Counter()
     add = passed.append
-    makers, since, until = tokens.at(events[0].record.timestamp) if events else ({}, 0, 0)
+    makers, since, until, overlap = tokens.at(events[0].record.timestamp) if events else Period({}, 0, 0, None)
     for decoded in events:
         body, schema = decoded.body, decoded.schema
         received = decoded.record.timestamp
         if not since <= received < until:
-            makers, since, until = tokens.at(received)
+            makers, since, until, overlap = tokens.at(received)
+        if overlap is not None:
+            overlap.made.clear()
         try:
             made, anchor, secrets = schema.extract(body, makers, dropped)
         except Unusable as u:
@@ -111,6 +168,8 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], D
                 rejected.append(found)
                 continue
             anchor = found
+        if overlap is not None:
+            made = overlap.beside(made)
         if decoded.extra is not None:
             secrets.append((schema.extra, _encode(decoded.extra)))
         happened = sent = event = None

@@ -108,6 +108,12 @@ class PrometheusMetrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self._key_values = Gauge(
+            "sealstream_key_values",
+            "Values made under a key of the ring on this machine, over restarts; at most so many.",
+            ["key"],
+            registry=registry,
+        )
         self._identifiers = Names()
         self._legs, self._outcomes, self._tables, self._kinds = Names(), Names(), Names(), Names()
         self._states: dict[str, LegState] = {}
@@ -171,6 +177,10 @@ class PrometheusMetrics:
         by = self._identifiers.of(by)
         self._lookups.labels(by, str(status)).inc()
         self._lookup_seconds.labels(by).observe(seconds)
+
+    def key_values(self, key_id: str, values: int) -> None:
+        """In all, over restarts. `key_id`: of the ring."""
+        self._key_values.labels(key_id).set(values)
 
     def state(self, leg: str, state: LegState) -> None:
         leg = self._legs.of(leg)

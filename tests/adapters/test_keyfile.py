@@ -1,13 +1,15 @@
-"""Guarantee: the key file is its owner's alone, is never replaced, and reads back byte for byte or not at all.
+"""Guarantee: the key file is its owner's alone, is replaced by a change alone, and reads back byte for byte or not.
 
 Mutations seen red: O_TRUNC for O_EXCL; no `fchmod`; rights of the group let through; links followed; no O_NONBLOCK
 (hangs); not compared with what would be written; parents of the default mode; a half-written file left; no fsync of
-file or directory.
+file or directory. Of a change: written in place; no fsync before, or of the directory after the rename; the lock not
+taken, or not given back; loaded before the lock; a left-over kept, or followed; the new file not taken away.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import stat
@@ -185,6 +187,116 @@ def test_a_ring_under_a_kek_from_elsewhere_is_misuse_and_leaves_nothing(tmp_path
     with pytest.raises(Misuse, match="local KEK"):
         keyfile.create(tmp_path / "new" / "keys.json", KeyRing(RemoteKek(), RING.keys))
     assert not list(tmp_path.iterdir())
+
+
+# -- changed ---------------------------------------------------------------------------------------------------------
+
+
+def rotated(ring: KeyRing) -> KeyRing:
+    return ring.rotated(Purpose.REJECTS, b"n" * 32, 1_800_000_000_000, 0)
+
+
+def test_a_change_replaces_the_file_by_another_one(made: Path, umask: Callable[[int], int]) -> None:
+    before = made.stat().st_ino
+    made.chmod(0o400)
+    umask(0)
+    with made.open("rb") as old:
+        changed = keyfile.change(made, rotated)
+        assert json.loads(old.read())["ring"] == json.loads(RING.to_document())  # who has it open reads the former one
+    assert changed.keys == rotated(RING).keys == keyfile.load(made).keys
+    assert made.stat().st_ino != before
+    assert mode(made) == 0o600
+    assert list(made.parent.iterdir()) == [made]
+
+
+def test_the_new_file_is_synced_before_it_takes_the_place_and_the_directory_after(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, fsync, seen = made.read_bytes(), os.fsync, []
+
+    def watched(fd: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        seen.append(is_directory)
+        assert (made.read_bytes() == before) != is_directory
+        if not is_directory:
+            assert made.with_name("keys.json.new").read_bytes().endswith(b"}}\n")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    keyfile.change(made, rotated)
+    assert seen == [False, True]
+
+
+def test_a_change_that_is_refused_or_cannot_be_written_leaves_the_file(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = made.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Misuse, match="is active"):
+        keyfile.change(made, lambda ring: ring.destroyed("token.2", 0))
+    with pytest.raises(Misuse, match="local KEK"):
+        keyfile.change(made, lambda ring: KeyRing(RemoteKek(), ring.keys))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Misuse, match=r"cannot be written.*No space left"):
+        keyfile.change(made, rotated)
+    assert made.read_bytes() == before
+    assert list(made.parent.iterdir()) == [made]
+
+
+def test_what_a_crash_left_is_neither_used_nor_followed(made: Path, tmp_path: Path) -> None:
+    new, other = made.with_name("keys.json.new"), tmp_path / "other"
+    new.write_bytes(b"half")
+    assert keyfile.change(made, rotated).keys == keyfile.load(made).keys
+    other.write_bytes(b"somebody's")
+    new.symlink_to(other)
+    keyfile.change(made, lambda ring: ring)
+    assert other.read_bytes() == b"somebody's"
+    assert not new.is_symlink()
+    assert not made.is_symlink()
+
+
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o660], ids=oct)
+def test_a_file_that_others_may_use_is_not_changed_either(made: Path, bits: int) -> None:
+    before = made.read_bytes()
+    made.chmod(bits)
+    with pytest.raises(Misuse, match="chmod 600"):
+        keyfile.change(made, rotated)
+    assert (made.read_bytes(), mode(made)) == (before, bits)
+
+
+def test_a_missing_file_or_directory_is_misuse(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="keys init"):
+        keyfile.change(tmp_path / "keys.json", rotated)
+    with pytest.raises(Misuse, match="directory cannot be opened"):
+        keyfile.change(tmp_path / "none" / "keys.json", rotated)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_changes_at_once_exclude_each_other_and_neither_is_lost(made: Path) -> None:
+    def while_another_one_tries(ring: KeyRing) -> KeyRing:
+        with pytest.raises(Misuse, match="another command is changing it"):
+            keyfile.change(made, rotated)
+        return rotated(ring)
+
+    keyfile.change(made, while_another_one_tries)
+    keyfile.change(made, lambda ring: ring.rotated(Purpose.REJECTS, b"m" * 32, 1_900_000_000_000, 0))
+    assert [k.key_id for k in keyfile.load(made).keys] == ["rejects.1", "rejects.2", "rejects.3", "token.1", "token.2"]
+
+
+def test_a_change_sees_what_was_written_until_it_has_the_lock(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        keyfile.change(made, rotated)
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    keyfile.change(made, lambda ring: ring.rotated(Purpose.REJECTS, b"m" * 32, 1_900_000_000_000, 0))
+    assert [k.version for k in keyfile.load(made).keys if k.purpose is Purpose.REJECTS] == [1, 2, 3]
 
 
 # -- refused ---------------------------------------------------------------------------------------------------------

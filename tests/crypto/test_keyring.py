@@ -2,7 +2,10 @@
 
 Mutations seen red: the seal not unwrapped, or not compared with the digest; `binascii.Error` for `ValueError` in
 `_bytes`; a key's AAD without purpose and version; destroyed keys without a line; the lowest active rejects key;
-decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one.
+decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one. Of the
+changes: a time in the past, or one that is not after a later version's; the former stay active; other purposes are
+retired, too; the version after the number of keys; the last active one retired; an active one destroyed; a key in use
+destroyed before the next is active; a destroyed line taken out; `in_use` by state.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,10 +34,16 @@ KEK = LocalKek(bytes(range(32)))
 EVENT = bytes(range(16))
 
 
-def ring_key(purpose: Purpose, version: int, state: KeyState = ACTIVE, since: int | None = None) -> RingKey:
+def ring_key(
+    purpose: Purpose,
+    version: int,
+    state: KeyState = ACTIVE,
+    since: int | None = None,
+    retired_from: int | None = None,
+) -> RingKey:
     """A key that is a function of purpose and version."""
     key = None if state is DESTROYED else hashlib.sha256(f"{purpose}.{version}".encode()).digest()
-    return RingKey(purpose, version, state, version * 1_000 if since is None else since, key)
+    return RingKey(purpose, version, state, version * 1_000 if since is None else since, key, retired_from)
 
 
 def ring(*keys: RingKey) -> KeyRing:
@@ -55,6 +65,7 @@ RINGS = st.lists(
         st.integers(1, 10**6),
         st.sampled_from(KeyState),
         st.integers(-(2**62), 2**62),
+        st.none() | st.integers(-(2**62), 2**62),
     ),
     max_size=6,
     unique_by=lambda key: key.key_id,
@@ -267,7 +278,7 @@ def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ(
     assert len({kek.export(), *(k.key for k in made.keys)}) == 4
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
-    assert made.reject_box().key_id == "rejects.1"
+    assert made.reject_boxes().at(0).key_id == "rejects.1"
 
 
 def test_two_keys_of_one_purpose_and_version_are_misuse() -> None:
@@ -323,15 +334,18 @@ def test_a_decrypt_only_key_still_makes_the_tokens_of_its_own_period_and_a_destr
 # -- rejects ---------------------------------------------------------------------------------------------------------
 
 
-def test_rejects_are_sealed_with_the_highest_active_key() -> None:
-    keys = [
-        ring_key(REJECTS, 1),
-        ring_key(REJECTS, 2),
-        ring_key(REJECTS, 10, DECRYPT_ONLY),
-        ring_key(REJECTS, 11, DESTROYED),
-    ]
-    assert ring(*keys).reject_box().key_id == "rejects.2"
-    assert ring(*keys, ring_key(REJECTS, 9)).reject_box().key_id == "rejects.9"
+def test_the_rejects_key_goes_by_the_records_own_time_whatever_became_of_the_key_since() -> None:
+    boxes = RING.reject_boxes()
+    assert [boxes.at(t).key_id for t in (-1, 0, 1_999, 2_000, 2**62)] == ["rejects.1"] * 3 + ["rejects.2"] * 2
+    before = ring(ring_key(REJECTS, 1)).reject_boxes().at(1_999).seal(EVENT, "bad_json", None, b"v", ())
+    assert boxes.at(1_999).seal(EVENT, "bad_json", None, b"v", ()) == before
+    without = ring(ring_key(REJECTS, 1, DESTROYED), ring_key(REJECTS, 2)).reject_boxes()
+    assert without.at(0).key_id == "rejects.2"
+
+
+def test_a_higher_rejects_version_that_is_not_later_is_misuse() -> None:
+    with pytest.raises(Misuse, match="later than each lower one"):
+        ring(ring_key(REJECTS, 1, since=5), ring_key(REJECTS, 2, since=5)).reject_boxes()
 
 
 @pytest.mark.parametrize(
@@ -341,15 +355,15 @@ def test_rejects_are_sealed_with_the_highest_active_key() -> None:
 )
 def test_without_an_active_rejects_key_nothing_is_sealed(keys: list[RingKey]) -> None:
     with pytest.raises(Misuse, match="no active rejects key"):
-        ring(*keys).reject_box()
+        ring(*keys).reject_boxes()
 
 
 def test_what_a_rejects_key_sealed_opens_by_its_id_also_when_it_is_decrypt_only() -> None:
-    sealed = ring(ring_key(REJECTS, 1)).reject_box().seal(EVENT, "bad_json", b"k", b"v", ())
+    sealed = ring(ring_key(REJECTS, 1)).reject_boxes().at(0).seal(EVENT, "bad_json", b"k", b"v", ())
     box = RING.reject_box_of("rejects.1")
     assert box.key_id == "rejects.1"
     assert box.open(EVENT, "bad_json", sealed).value == b"v"
-    assert RING.reject_box_of("rejects.2").key_id == RING.reject_box().key_id
+    assert RING.reject_box_of("rejects.2").key_id == RING.reject_boxes().at(2_000).key_id
 
 
 @pytest.mark.parametrize("key_id", ["rejects.3", "token.3", "rejects.01", "rejects.", "", "REJECTS.1", "rejects.1 "])
@@ -361,6 +375,144 @@ def test_a_rejects_key_that_is_not_here_is_misuse(key_id: str) -> None:
 def test_a_destroyed_rejects_key_opens_nothing() -> None:
     with pytest.raises(Misuse, match="was destroyed"):
         ring(ring_key(REJECTS, 1, DESTROYED), ring_key(REJECTS, 2)).reject_box_of("rejects.1")
+
+
+# -- changes ---------------------------------------------------------------------------------------------------------
+
+NEW = b"n" * 32
+
+
+def states(of: KeyRing) -> dict[str, KeyState]:
+    return {k.key_id: k.state for k in of.keys}
+
+
+def test_rotation_adds_a_version_and_makes_the_former_decrypt_only_unless_they_overlap() -> None:
+    before = ring(ring_key(TOKEN, 1), ring_key(REJECTS, 1))
+    after = before.rotated(REJECTS, NEW, since=9_000, now=8_000)
+    assert states(after) == {"rejects.1": DECRYPT_ONLY, "rejects.2": ACTIVE, "token.1": ACTIVE}
+    assert after.keys[1] == RingKey(REJECTS, 2, ACTIVE, 9_000, NEW)
+    tokens = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
+    assert states(tokens) == {"rejects.1": ACTIVE, "token.1": ACTIVE, "token.2": ACTIVE}
+    assert read_back(tokens.to_document()).keys == tokens.keys
+    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2"):
+        tokens.rotated(TOKEN, NEW, since=10_000, now=8_000)
+    assert "token.3" in states(tokens.retired("token.1", 9_500, 8_000).rotated(TOKEN, NEW, 10_000, 8_000))
+    assert states(before) == {"rejects.1": ACTIVE, "token.1": ACTIVE}
+    assert read_back(after.to_document()).keys == after.keys
+    assert states(RING.rotated(REJECTS, NEW, 9_000, 9_000))["rejects.3"] is ACTIVE
+    assert "token.7" in states(ring(ring_key(TOKEN, 6, DESTROYED)).rotated(TOKEN, NEW, 9_000, 0))
+
+
+def test_records_before_the_rotation_get_what_they_got_and_those_since_get_the_new_version() -> None:
+    before = ring(ring_key(TOKEN, 1), ring_key(REJECTS, 1))
+    after = before.rotated(TOKEN, NEW, 9_000, 8_000).rotated(REJECTS, NEW, 9_000, 8_000)
+    for time in (0, 8_000, 8_999):
+        for of in (before, after):
+            assert of.tokenizer().at(time).version == 1
+            assert of.reject_boxes().at(time).key_id == "rejects.1"
+        made = [of.tokenizer().at(time).maker("email")("a@b.example") for of in (before, after)]
+        assert made[0] == made[1]
+    assert after.tokenizer().at(9_000).version == 2
+    assert after.reject_boxes().at(9_000).key_id == "rejects.2"
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "rule"), [(8_999, 9_000, "in the past"), (3_000, 0, "after that"), (2_000, 0, "after that")]
+)
+def test_no_version_becomes_active_when_records_have_been_protected_already(since: int, now: int, rule: str) -> None:
+    with pytest.raises(Misuse, match=rule):
+        RING.rotated(TOKEN, NEW, since, now)
+    with pytest.raises(Misuse, match="after that"):
+        RING.rotated(REJECTS, NEW, 5_000, 0).rotated(REJECTS, NEW, 5_000, 0)
+    assert "rejects.4" in states(RING.rotated(REJECTS, NEW, 5_000, 0).rotated(REJECTS, NEW, 5_001, 0))
+
+
+def test_a_key_is_retired_only_if_a_later_one_is_active() -> None:
+    two = ring(ring_key(REJECTS, 1), ring_key(REJECTS, 2), ring_key(TOKEN, 3))
+    after = two.retired("rejects.1", 5_000, 5_000)
+    assert after.keys[0] == replace(two.keys[0], state=DECRYPT_ONLY)
+    for key_id, rule in [
+        ("rejects.2", "last active one"),
+        ("token.3", "last active one"),
+        ("rejects.3", "no such key"),
+    ]:
+        with pytest.raises(Misuse, match=rule):
+            two.retired(key_id, 5_000, 5_000)
+    with pytest.raises(Misuse, match="not active, but destroyed"):
+        RING.retired("token.1", 5_000, 5_000)
+
+
+def test_the_overlap_of_token_keys_goes_by_the_records_own_time_and_ends_when_the_former_is_retired() -> None:
+    def at(of: KeyRing, time: int) -> tuple[int, int | None]:
+        version = of.tokenizer().at(time)
+        assert version.since <= time < version.until
+        return version.version, None if version.former is None else version.former.version
+
+    before = ring(ring_key(TOKEN, 1))
+    during = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
+    after = during.retired("token.1", since=10_000, now=9_500)
+    assert after.keys[0] == replace(before.keys[0], state=DECRYPT_ONLY, retired_from=10_000)
+    assert read_back(after.to_document()).keys == after.keys
+    for of in (before, during, after):
+        assert at(of, 8_999) == (1, None)
+    for of in (during, after):
+        assert [at(of, t) for t in (9_000, 9_999)] == [(2, 1), (2, 1)]
+    assert at(during, 10_000) == (2, 1)
+    assert at(after, 10_000) == (2, None)
+    assert at(during.retired("token.1", 8_500, 8_000), 9_000) == (2, None)
+    assert at(after.rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
+    assert at(during.retired("token.1", 20_000, 9_500).rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
+    assert at(after.destroyed("token.1", 10_000), 10_000) == (2, None)
+    with pytest.raises(Misuse, match="in the past"):
+        during.retired("token.1", since=9_499, now=9_500)
+    with pytest.raises(Misuse, match="until it is retired at the time given"):
+        after.destroyed("token.1", 9_999)
+
+
+def test_a_ring_that_knows_nothing_of_overlaps_reads_back_as_it_was() -> None:
+    assert all("retired_from" not in line for line in json.loads(DOCUMENT)["keys"])
+    assert RING.tokenizer().at(5_000).former is None
+
+
+def test_a_decrypt_only_key_is_destroyed_and_keeps_its_line() -> None:
+    after = RING.destroyed("token.2", now=3_000)
+    assert after.keys[3] == RingKey(TOKEN, 2, DESTROYED, 2_000, None)
+    assert [k for k in after.keys if k.key_id != "token.2"] == [k for k in RING.keys if k.key_id != "token.2"]
+    secret = ring_key(TOKEN, 2).key
+    assert secret is not None
+    assert wrap_key(KEK, secret, b"token.2", frame(b"sealstream/ring-key/1", b"token", b"2")) not in after.to_document()
+    assert len(read_back(after.to_document()).keys) == len(RING.keys)
+
+
+@pytest.mark.parametrize(
+    ("key_id", "now", "rule"),
+    [
+        ("token.3", 9_000, "is active: rotate"),
+        ("token.4", 9_000, "is active: rotate"),
+        ("token.1", 9_000, "already"),
+        ("token.2", 2_999, "in use until the next version is active"),
+        ("token.9", 9_000, "no such key; it has rejects.1, rejects.2, token.1"),
+        ("", 9_000, "no such key"),
+    ],
+)
+def test_no_key_is_destroyed_that_is_needed_or_not_there(key_id: str, now: int, rule: str) -> None:
+    with pytest.raises(Misuse, match=rule):
+        ring(*RING.keys, ring_key(TOKEN, 4), ring_key(TOKEN, 5, since=8_000)).destroyed(key_id, now)
+
+
+@given(RINGS, st.integers(-(2**62), 2**62))
+def test_what_is_in_use_is_what_protects(of: KeyRing, time: int) -> None:
+    for purpose in Purpose:
+        usable = [k for k in of.keys if k.purpose is purpose and k.state is not DESTROYED]
+        found = of.in_use(purpose, time)
+        assert (found is None) == (ACTIVE not in {k.state for k in usable})
+    try:
+        version = of.tokenizer().at(time).version
+    except Misuse:
+        return
+    in_use = of.in_use(TOKEN, time)
+    assert in_use is not None
+    assert in_use.version == version
 
 
 # -- producers -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Guarantee: a token is HMAC-SHA256 over the framed domain, kind and value, under the key of the record's Kafka time.
 
 Mutations seen red: the prefix without DOMAIN; the prefix without the kind; the value without its length; the outer pad
-equal to the inner one; `bisect_left` instead of `bisect_right` in `Tokenizer.at`; `since`/`until` one version off.
+equal to the inner one; `bisect_left` instead of `bisect_right` in `Tokenizer.at`; `since`/`until` one version off; an
+overlap that outlasts the version, that never ends or never is; `versions` with one of them twice.
 """
 
 from __future__ import annotations
@@ -57,6 +58,23 @@ def test_the_version_is_the_last_one_activated_and_says_for_how_long(starts: lis
 def test_of_all_versions_that_of_the_time_comes_first_then_the_latest() -> None:
     tokenizer = Tokenizer([TokenKey(v, 100 * v, KEY) for v in (1, 2, 3)])
     assert [[v.version for v in tokenizer.versions(t)] for t in (0, 250, 999)] == [[1, 3, 2], [2, 3, 1], [3, 2, 1]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(-5, 25)), min_size=1, max_size=4, unique_by=lambda k: k[0]))
+def test_a_version_is_used_beside_the_next_one_until_its_time_and_never_longer(keys: list[tuple[int, int]]) -> None:
+    keys.sort()
+    made = [TokenKey(v, start, KEY, kept) for v, (start, kept) in enumerate(keys, 1)]
+    for time in range(-3, 30):
+        found = Tokenizer(made).at(time)
+        assert found.since <= time < found.until
+        assert {Tokenizer(made).at(t).since for t in range(time, min(found.until, 30))} == {found.since}
+        assert found.version == max([k.version for k in made if k.active_from <= time], default=1)
+        former = None if found.version == 1 else made[found.version - 2]
+        overlaps = former is not None and time < former.kept_until
+        assert (found.former.version if found.former else None) == (former.version if former and overlaps else None)
+        assert (
+            len({v.version for v in Tokenizer(made).versions(time)}) == len(Tokenizer(made).versions(time)) == len(made)
+        )
 
 
 def test_versions_make_different_tokens_and_each_the_same_again() -> None:

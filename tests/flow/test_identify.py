@@ -28,7 +28,7 @@ from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.normalize import KINDS
 from pipeline.stages.recompute import recompute
 
-from .identity_world import RULES, MemoryTable, World
+from .identity_world import RULES, SHIPPED, MemoryTable, World
 
 START = 1_790_000_000_000
 DAY = 24 * 3_600_000
@@ -308,6 +308,18 @@ def test_the_older_profile_keeps_its_id_when_two_merge() -> None:
     assert profile["profile_id"] == older["profile_id"]
     assert world.merged()[younger["profile_id"]] == older["profile_id"]
     assert profile["events"] == {"track": 4}
+
+
+def test_an_event_whose_anchor_gives_up_its_cluster_on_the_way_is_told_of_as_a_whole() -> None:
+    first, second = sorted(token("user_id", n) for n in (1, 2))
+    origin = Origin("events.raw", "", 0, 0)
+    tokens = {"userId": second, "previousId": first, "anonymousId": token("anonymous_id", 1)}
+    event = ProtectedEvent(
+        event_id(origin).hex(), origin, "s", "alias/1", "alias", START, START, "m", second, None, tokens
+    )
+    rules = load_rules(SHIPPED.replace("limit = 1 }", "limit = 2 }"))
+    assert ran([event], 3, rules=rules).profiles() == expected([event], rules)
+    assert len(msgspec.json.decode(expected([event], rules)[0])["tokens"]) == 2
 
 
 def test_what_is_not_from_the_protect_leg_is_counted_and_harms_nobody() -> None:

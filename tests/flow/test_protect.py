@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.seal import SealBroken
+from pipeline.errors import Misuse
 from pipeline.events import RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.outcomes import RejectedRecord
@@ -290,6 +291,40 @@ def test_the_token_key_goes_by_the_records_own_time() -> None:
     assert versions == ["1", "2", "1", "2"]
 
 
+def test_the_rejects_key_goes_by_the_records_own_time() -> None:
+    leg = Leg()
+    leg.leg = ProtectLeg(registry(), ring().rotated(Purpose.REJECTS, bytes(32), RECEIVED, 1), rules().blocked)
+    leg.part = leg.leg.open(0, {"subject-keys": MemoryTable()})
+    _, rejected = leg.run([RawRecord(i, RECEIVED + t, None, b"{") for i, t in enumerate((-1, 0, -5))])
+    versions = [json.loads(v)["key_id"] for _, v in sorted(rejected.items())]
+    assert versions == ["rejects.1", "rejects.2", "rejects.1"]
+
+
+def test_values_under_each_key_are_counted_before_they_leave() -> None:
+    counted: dict[str, int] = {}
+    full = False
+
+    def uses(key_id: str, values: int) -> None:
+        if full:
+            raise Misuse("the cap")
+        counted[key_id] = counted.get(key_id, 0) + values
+
+    leg = Leg()
+    keys = ring().rotated(Purpose.TOKEN, bytes(32), RECEIVED, 1)
+    leg.leg = ProtectLeg(registry(), keys, rules().blocked, uses=uses)
+    leg.part = leg.leg.open(0, {"subject-keys": MemoryTable()})
+    value = json.dumps(event(anonymousId="a")).encode()
+    records = [RawRecord(i, RECEIVED - 1, None, v) for i, v in enumerate((value, value, b"{", b"["))]
+    leg.run(records)
+    assert counted == {"rejects.1": 2, "token.1": 2}
+    leg.run([RawRecord(9, RECEIVED, None, json.dumps(event(userId="new")).encode())])
+    assert counted == {"rejects.1": 2, "token.1": 3, "token.2": 1}
+    leg.run([])
+    full = True
+    with pytest.raises(Misuse, match="the cap"):
+        leg.run([RawRecord(10, RECEIVED, None, b"{")])
+
+
 def test_no_personal_value_is_left_in_what_comes_out() -> None:
     leg = Leg()
     records = [
@@ -313,7 +348,7 @@ def test_no_personal_value_is_left_in_what_comes_out() -> None:
 def test_values_do_not_show_in_reprs() -> None:
     record = RawRecord(0, RECEIVED, CANARY.encode(), json.dumps(event(userId=CANARY)).encode())
     leg = Leg()
-    for thing in (record, leg.leg.tokens, leg.leg.box, leg.leg.ring):
+    for thing in (record, leg.leg.tokens, leg.leg.boxes, leg.leg.ring):
         assert CANARY not in repr(thing)
 
 
@@ -339,7 +374,7 @@ def test_what_killed_the_worker_is_rejected_unread_and_replayable() -> None:
     found = msgspec.json.decode(out.value or b"", type=RejectedRecord)
     assert (found.reason, found.stage, found.rule) == ("crashed_worker", "decode", "killed a worker three times")
     assert (found.source, found.origin.offset) == ("shop", 5)
-    original = ring().reject_box().open(bytes.fromhex(found.event_id), found.reason, found.sealed)
+    original = ring().reject_boxes().at(0).open(bytes.fromhex(found.event_id), found.reason, found.sealed)
     assert original == (deadly.key, deadly.value, deadly.headers)
 
 

@@ -60,7 +60,7 @@ def fate(leg: Leg, record: RawRecord) -> tuple[str, str, str]:
 
 
 def kept(rejected: RejectedRecord) -> Original:
-    return ring().reject_box().open(bytes.fromhex(rejected.event_id), rejected.reason, rejected.sealed)
+    return ring().reject_boxes().at(0).open(bytes.fromhex(rejected.event_id), rejected.reason, rejected.sealed)
 
 
 def samples() -> list[bytes]:

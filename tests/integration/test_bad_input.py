@@ -431,12 +431,12 @@ def test_replay_leaves_out_what_no_client_can_send_and_says_so(
     header: str, kafka: str, topics: str, tmp_path: Path
 ) -> None:
     pipeline = Pipeline(kafka, topics, tmp_path)
-    box = keyfile.load(tmp_path / "keys.json").reject_box()
+    boxes = keyfile.load(tmp_path / "keys.json").reject_boxes()
     rejects = [
         Rejected(RawRecord(7, NOW, b"k", b"{", ((header, b"v"),)), Stage.DECODE, Reason.BAD_JSON),
         Rejected(RawRecord(8, -5, b"k", b"{", ()), Stage.DECODE, Reason.BAD_JSON),
     ]
-    outs = reject(rejects, EventIds(Topic.RAW, "", 0), Topic.RAW, "", 0, box)
+    outs = reject(rejects, EventIds(Topic.RAW, "", 0), Topic.RAW, "", 0, boxes)
     tools.produce(kafka, topics + Topic.REJECTED, [(out.key, out.value) for out in outs])
     done = pipeline.command("replay", "--json")
     assert done.returncode == 1

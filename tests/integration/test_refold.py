@@ -113,7 +113,7 @@ def test_refolded_profiles_are_the_same_whatever_an_interruption_has_left(pipeli
     for step in STEPS:
         refolded_until(pipeline, step)
         with pytest.raises(Misuse, match="refold` has not come to its end"):
-            wiring._makers(["identify"], config)["identify"]()
+            wiring._makers(["identify"], config, lambda key_id, values: None)["identify"]()
         if step == "moving":
             with pytest.raises(Misuse, match="refold` has not come to its end"):
                 wiring.resize(config, 12, lambda *_: None).run()

@@ -2,7 +2,7 @@
 
 A case is a function of (seed, number) alone. Beyond the events of `tests.flow.test_identify`: kiosks, kinds that no
 rule names, tokens under two key versions, aliases to itself, clocks of 1970 and 2100, clocks that tick twice a day,
-messages without an id, names too long to be shown; and rules that bind anywhere.
+messages without an id, names too long to be shown; token keys that were rotated; and rules that bind anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.events import Origin, ProtectedEvent, event_id
+from pipeline.events import DECISIONS, Origin, ProtectedEvent, event_id
 from pipeline.stages.identity_rows import kind_of, token_rank
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.normalize import KINDS
@@ -43,7 +43,25 @@ def drawn(seed: int, number: int) -> Case:
     made, schedule = drawn_events(rng), rng.randrange(2**32)
     if rng.random() < 0.3:
         made = _coarse(made, rng.choice((DAY // 2, DAY)), received=rng.random() < 0.5)
+    if rng.random() < 0.3:
+        made = [rotated(event, rng.choice(("before", "overlap", "after"))) for event in drawn_events(rng, twist=False)]
     return Case(number, rules, made, schedule)
+
+
+def rotated(event: ProtectedEvent, period: str) -> ProtectedEvent:
+    """The event as it is protected `before` the token key was rotated, in the `overlap`, or `after` it."""
+    if period == "before" or event.type in DECISIONS:
+        return event
+    tokens = {path: new_version(name) for path, name in event.tokens.items()}
+    made = _anchored(msgspec.structs.replace(event, tokens=tokens))
+    if period == "after":
+        return made
+    return msgspec.structs.replace(made, tokens=tokens | {f"{path}@1": name for path, name in event.tokens.items()})
+
+
+def new_version(name: str) -> str:
+    kind, _, digest = name.split(".")
+    return f"{kind}.2.{hashlib.sha256(f'2 {kind} {digest}'.encode()).hexdigest()[:32]}"
 
 
 def salted(case: Case) -> list[ProtectedEvent]:
@@ -98,12 +116,12 @@ def rules_text(rng: random.Random) -> tuple[str, str]:
     return "\n".join(lines), COMPUTED if rng.random() < 0.6 else ""
 
 
-def drawn_events(rng: random.Random) -> list[ProtectedEvent]:
+def drawn_events(rng: random.Random, *, twist: bool = True) -> list[ProtectedEvent]:
     count = rng.choice((rng.randint(1, 8), rng.randint(1, 40), rng.randint(25, 40)))
     made = events(rng, count, people=rng.choice((1, 2, 4, 8, 16)), decided=rng.choice((0, 0.1, 0.5)))
     if rng.random() < 0.4:
         made = _mixed(rng, made, _kiosk(rng))
-    if rng.random() < 0.5:
+    if twist and rng.random() < 0.5:
         share = rng.choice((0.1, 0.4))
         made = [_twisted(rng, event) if rng.random() < share else event for event in made]
     return made
@@ -168,9 +186,8 @@ def _coarse(made: list[ProtectedEvent], tick: int, *, received: bool) -> list[Pr
 
 
 def _anchored(event: ProtectedEvent) -> ProtectedEvent:
-    return msgspec.structs.replace(
-        event, event_id=event_id(event.origin).hex(), anchor=min(event.tokens.values(), key=token_rank)
-    )
+    now = (name for path, name in event.tokens.items() if "@" not in path)
+    return msgspec.structs.replace(event, event_id=event_id(event.origin).hex(), anchor=min(now, key=token_rank))
 
 
 def arriving(rng: random.Random, made: Sequence[ProtectedEvent]) -> list[ProtectedEvent]:

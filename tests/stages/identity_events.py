@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+
+from msgspec.structs import replace
 
 from pipeline.events import Origin, ProtectedEvent, event_id
 from pipeline.stages.link import Rules, load_rules
@@ -81,3 +84,15 @@ def seen(
         anchor=min(tokens, key=_rank),
         tokens=dict(zip(names, tokens, strict=True)),
     )
+
+
+def new(text: str) -> str:
+    """The same identifier's token under the next key version."""
+    return f"{text.split('.')[0]}.2.{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def again(event: ProtectedEvent, n: int, *, former: bool) -> ProtectedEvent:
+    """The same under the next key version at offset `n`, a year later; with `former` in the overlap."""
+    made = seen(n, *map(new, event.tokens.values()), time=event.time + 365 * DAY, kind=event.type)
+    tokens = made.tokens | ({f"{path}@1": token for path, token in event.tokens.items()} if former else {})
+    return replace(made, tokens=tokens, anchor=new(event.anchor))

@@ -4,7 +4,8 @@ Mutations seen red: the first to arrive is the first sighting, of an edge or a t
 alone, or by text; links are held back by limits; the last decision to arrive holds, or the earliest; shared identifiers
 join; neighbours of any kind count; shared one too early; a linked pair is an edge as well; cuts and first sightings are
 forgotten at a join; a window is the whole of time, one ms longer, or over unsorted times; the cap one too early; a
-limit holds for what only one side brings; nothing joins; what links nothing is a neighbour; decisions are sightings.
+limit holds for what only one side brings; nothing joins; what links nothing is a neighbour; decisions are sightings;
+two key versions are two identifiers for limits, neighbours or the cap.
 """
 
 from __future__ import annotations
@@ -19,7 +20,20 @@ from hypothesis import strategies as st
 from pipeline.events import ProtectedEvent
 from pipeline.stages.link import Rules
 from pipeline.stages.reference import Ruling, decide
-from tests.stages.identity_events import DAY, RULES, anonymous, device, email, phone, rules, seen, token, user
+from tests.stages.identity_events import (
+    DAY,
+    RULES,
+    again,
+    anonymous,
+    device,
+    email,
+    new,
+    phone,
+    rules,
+    seen,
+    token,
+    user,
+)
 
 U1, U2, E1, E2, E3, D1, A1, A2 = user(1), user(2), email(1), email(2), email(3), device(1), anonymous(1), anonymous(2)
 
@@ -49,6 +63,22 @@ def together(ruling: Ruling, *tokens: str) -> bool:
 
 def refused(ruling: Ruling) -> dict[tuple[str, str], str]:
     return {(r.edge.a, r.edge.b): r.rule for r in ruling.refused}
+
+
+TOKENS = [f(n) for f in (user, email, phone, device, anonymous) for n in range(4)] + [token("group_id", 0)]
+
+
+@st.composite
+def event_sets(draw: st.DrawFn, decisions: tuple[str, ...] = ("link", "cut")) -> list[ProtectedEvent]:
+    kinds = st.sampled_from(("track", "track", "track", "identify", *decisions))
+    found = []
+    for n in range(draw(st.integers(0, 25))):
+        kind = draw(kinds)
+        few = (2, 2) if kind in decisions else (1, 4)
+        tokens = draw(st.lists(st.sampled_from(TOKENS), min_size=few[0], max_size=few[1], unique=True))
+        time = draw(st.sampled_from((0, 5, 5, 7, DAY, 3 * DAY)))
+        found.append(seen(n, *tokens, time=time, kind=kind))
+    return found
 
 
 # -- edges ------------------------------------------------------------------------------------------------------------
@@ -177,6 +207,50 @@ def test_what_is_seen_a_million_times_with_few_is_not_shared() -> None:
     assert not ruled(*(seen(n, user(n % 3), D1) for n in range(40))).shared
 
 
+# -- two key versions -------------------------------------------------------------------------------------------------
+
+
+def test_two_tokens_of_one_identifier_count_once_for_a_limit() -> None:
+    before = [seen(0, U1, E1), seen(1, U1, E2)]
+    ruling = ruled(
+        *before, *(again(e, n, former=True) for n, e in enumerate(before, 2)), seen(9, new(U1), new(E3), time=900 * DAY)
+    )
+    assert together(ruling, U1, new(U1), E1, new(E1), E2, new(E2))
+    assert refused(ruling) == {(new(E3), new(U1)): "limit.email"}
+    assert not together(ruled(*before, *(again(e, n, former=False) for n, e in enumerate(before, 2))), U1, new(U1))
+
+
+def test_they_count_once_as_neighbours_and_for_the_cap() -> None:
+    before = [seen(n, user(n), D1) for n in range(3)]
+    both = [*before, *(again(e, n, former=True) for n, e in enumerate(before, 3))]
+    assert not ruled(*both).shared
+    assert ruled(*both, seen(9, user(9), D1)).shared == {D1: 4}
+    crowd = [seen(n, U1, anonymous(n)) for n in range(11)]
+    ruling = ruled(*crowd, *(again(e, n, former=True) for n, e in enumerate(crowd, 11)))
+    assert [len(p) for p in ruling.people] == [24]
+    assert not ruling.refused
+
+
+def test_what_is_shared_under_both_versions_is_two_and_stays_alone() -> None:
+    by = rules(("device_id = {", "device_id = { limit = 1,"))
+    before = [seen(n, user(n), D1) for n in range(4)]
+    both = [*before, *(again(e, n, former=True) for n, e in enumerate(before, 4))]
+    assert ruled(*both, by=by).shared == {D1: 4, new(D1): 4}
+    assert not together(ruled(*both, by=by), D1, new(D1))
+    linked = [seen(20, D1, A1, kind="link"), seen(21, new(D1), A2, kind="link"), seen(22, A1, A2, time=900 * DAY)]
+    assert refused(ruled(*both, *linked, by=by))[A1, A2] == "limit.device_id"
+
+
+@settings(max_examples=100)
+@given(event_sets(decisions=()))
+def test_a_rotation_neither_parts_nor_joins_those_who_come_in_its_overlap(events: list[ProtectedEvent]) -> None:
+    by = rules(("shared = 3", "shared = 50"), ("cluster_tokens = 12", "cluster_tokens = 50"))
+    before = decide(events, by)
+    after = decide([*events, *(again(e, n, former=True) for n, e in enumerate(events, len(events)))], by)
+    found = [sorted(p) for p in after.people if not p[0].startswith("group_id")]  # it joins nobody
+    assert sorted(found) == sorted(sorted([*p, *map(new, p)]) for p in before.people if not p[0].startswith("group_id"))
+
+
 # -- operators' decisions ---------------------------------------------------------------------------------------------
 
 
@@ -247,21 +321,6 @@ def test_an_alias_to_itself_says_nothing() -> None:
 
 
 # -- every set of events ----------------------------------------------------------------------------------------------
-
-TOKENS = [f(n) for f in (user, email, phone, device, anonymous) for n in range(4)] + [token("group_id", 0)]
-
-
-@st.composite
-def event_sets(draw: st.DrawFn, decisions: tuple[str, ...] = ("link", "cut")) -> list[ProtectedEvent]:
-    kinds = st.sampled_from(("track", "track", "track", "identify", *decisions))
-    found = []
-    for n in range(draw(st.integers(0, 25))):
-        kind = draw(kinds)
-        few = (2, 2) if kind in decisions else (1, 4)
-        tokens = draw(st.lists(st.sampled_from(TOKENS), min_size=few[0], max_size=few[1], unique=True))
-        time = draw(st.sampled_from((0, 5, 5, 7, DAY, 3 * DAY)))
-        found.append(seen(n, *tokens, time=time, kind=kind))
-    return found
 
 
 @settings(max_examples=60)

@@ -1,0 +1,187 @@
+"""`sealstream keys …` by output, exit code and what then stands in the file; no key is in any output.
+
+Mutations seen red: `status` always 0; the key of another purpose told; `--from` without zone, or cut to seconds;
+destroyed without a confirmation, or with another name; the file changed although it was refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.adapters import keyfile
+from pipeline.adapters.key_uses import KeyUses
+from pipeline.cli.main import cli
+from pipeline.crypto.kek import LocalKek
+from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from pipeline.errors import SealstreamError
+
+KEK = LocalKek(bytes(range(32)))
+KEYS = [
+    RingKey(Purpose.TOKEN, 1, KeyState.DECRYPT_ONLY, 1_000, b"a" * 32),
+    RingKey(Purpose.TOKEN, 2, KeyState.ACTIVE, 2_000, b"b" * 32),
+    RingKey(Purpose.REJECTS, 1, KeyState.DESTROYED, 1_000, None),
+    RingKey(Purpose.REJECTS, 2, KeyState.ACTIVE, 2_000, b"c" * 32),
+    RingKey(Purpose.PRODUCERS, 1, KeyState.ACTIVE, 1_000, b"d" * 32),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    keyfile.create(tmp_path / "keys.json", KeyRing(KEK, KEYS))
+    return tmp_path / "keys.json"
+
+
+def asked(path: Path, *args: str, stdin: str | None = None) -> tuple[int, str]:
+    """Return exit code and output, or the message of an error of ours. No key is in it."""
+    done = CliRunner().invoke(cli, ["keys", *args], input=stdin, env={"SEALSTREAM_KEY_FILE": str(path)})
+    if isinstance(done.exception, SealstreamError):
+        code, output = done.exception.exit_code, str(done.exception)
+    else:
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        code, output = done.exit_code, done.output
+    ring = keyfile.load(path)
+    for secret in (KEK.export(), *(k.key for k in ring.keys if k.key is not None), *(k.key for k in KEYS if k.key)):
+        for form in (secret.hex(), base64.b64encode(secret).decode()[:20], secret.decode("latin-1")):
+            assert form not in output
+    return code, output
+
+
+def answer(path: Path, *args: str) -> dict[str, Any]:
+    code, output = asked(path, *args, "--json")
+    assert code == 0, output
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def states(path: Path) -> dict[str, str]:
+    return {k.key_id: k.state.value for k in keyfile.load(path).keys}
+
+
+def test_list_shows_every_version_with_state_and_time(path: Path) -> None:
+    found = answer(path, "list")
+    assert (found["file"], found["kek"]) == (str(path), KEK.kek_id)
+    assert found["keys"] == [
+        {"key": "producers.1", "state": "active", "active_from": 1_000},
+        {"key": "rejects.1", "state": "destroyed", "active_from": 1_000},
+        {"key": "rejects.2", "state": "active", "active_from": 2_000},
+        {"key": "token.1", "state": "decrypt-only", "active_from": 1_000},
+        {"key": "token.2", "state": "active", "active_from": 2_000},
+    ]
+    code, output = asked(path, "list")
+    assert code == 0
+    assert "token.1      decrypt-only since 1970-01-01T00:00:01.000Z\n" in output
+
+
+def test_list_shows_how_many_values_were_made_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALSTREAM_STATE_DIR", str(path.parent))
+    KeyUses(path.parent / "key-uses", 1 << 32, lambda key_id, values: None).take("token.2", 1_500)
+    keys = {k["key"]: k for k in answer(path, "list")["keys"]}
+    assert keys["token.2"]["values"] == 1_500
+    assert "values" not in keys["token.1"]
+    assert "at most 1,500 values\n" in asked(path, "list")[1]
+
+
+def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
+    assert answer(path, "status")["purposes"] == {
+        "producers": {"in_use": "producers.1", "overlaps": [], "next": [], "decrypt-only": [], "destroyed": []},
+        "token": {"in_use": "token.2", "overlaps": [], "next": [], "decrypt-only": ["token.1"], "destroyed": []},
+        "rejects": {"in_use": "rejects.2", "overlaps": [], "next": [], "decrypt-only": [], "destroyed": ["rejects.1"]},
+    }
+    asked(path, "rotate", "token", "--from", "2100-01-01T00:00:00Z")
+    token = answer(path, "status")["purposes"]["token"]
+    assert token["in_use"] == "token.2"
+    assert token["next"] == [{"key": "token.3", "state": "active", "active_from": 4_102_444_800_000}]
+    code, output = asked(path, "status")
+    assert code == 0
+    assert KEK.kek_id in output
+    assert "token.3 from 2100-01-01T00:00:00.000Z" in output
+    assert "overlaps" not in output
+
+
+def test_during_an_overlap_status_says_so_and_when_it_ends(path: Path) -> None:
+    asked(path, "rotate", "token")
+    token = answer(path, "status")["purposes"]["token"]
+    assert (token["in_use"], token["overlaps"], token["next"]) == ("token.3", ["token.2"], [])
+    assert "  overlaps with token.2\n" in asked(path, "status")[1]
+    assert "retired_from" not in str(answer(path, "list"))
+    found = answer(path, "retire", "token.2", "--from", "2100-01-01T00:00:00Z")
+    retired = {"state": "decrypt-only", "active_from": 2_000, "retired_from": 4_102_444_800_000}
+    assert found["keys"][4] == {"key": "token.2", **retired}
+    assert answer(path, "status")["purposes"]["token"]["overlaps"] == ["token.2"]
+    assert "overlapped until 2100-01-01T00:00:00.000Z" in asked(path, "list")[1]
+    assert asked(path, "destroy", "token.2", "--confirm", "token.2")[0] == 2
+
+
+def test_status_is_a_finding_where_a_purpose_has_no_active_key(tmp_path: Path) -> None:
+    keyfile.create(tmp_path / "keys.json", KeyRing(KEK, KEYS[1:3]))
+    code, output = asked(tmp_path / "keys.json", "status")
+    assert code == 1
+    assert "rejects: no active key" in output
+
+
+def test_rotate_makes_the_next_version_active_from_now_or_the_time_given(path: Path) -> None:
+    before = int(time.time() * 1000)
+    code, output = asked(path, "rotate", "token")
+    assert code == 0
+    assert "made token.3" in output
+    assert states(path) | {"token.2": "active", "token.3": "active"} == states(path)
+    ring = keyfile.load(path)
+    assert before <= ring.keys[-1].active_from <= int(time.time() * 1000)
+    asked(path, "retire", "token.2")
+    asked(path, "rotate", "token", "--from", "2090-01-01T00:00:00Z")
+    assert "made rejects.3" in asked(path, "rotate", "rejects")[1]
+    assert states(path)["rejects.2"] == "decrypt-only"
+    found = answer(path, "rotate", "rejects", "--from", "2100-01-01T01:00:00.250+01:00")
+    assert {"key": "rejects.4", "state": "active", "active_from": 4_102_444_800_250} in found["keys"]
+    assert len({k.key for k in keyfile.load(path).keys if k.key is not None}) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("rotate", "token", "--from", "2020-01-01T00:00:00Z"), "in the past"),
+        (("rotate", "token", "--from", "tomorrow"), "--from: a time as"),
+        (("rotate", "token", "--from", "2100-01-01T00:00:00"), "which zone"),
+        (("rotate", "master"), "Invalid value for '{"),
+        (("retire", "token.2"), "last active one"),
+        (("rotate", "rejects", "--from", "2020-01-01T00:00:00Z"), "in the past"),
+        (("retire", "token.1"), "not active"),
+        (("destroy", "token.2", "--confirm", "token.2"), "is active"),
+        (("destroy", "token.1", "--confirm", "token.2"), "must repeat"),
+        (("destroy", "token.1", "--confirm", ""), "must repeat"),
+        (("destroy", "rejects.1", "--confirm", "rejects.1"), "already"),
+        (("destroy", "token.7", "--confirm", "token.7"), "no such key"),
+    ],
+)
+def test_wrong_use_changes_nothing(path: Path, args: tuple[str, ...], says: str) -> None:
+    before = path.read_bytes()
+    code, output = asked(path, *args)
+    assert code == 2
+    assert says in output
+    assert path.read_bytes() == before
+
+
+def test_retire_and_destroy_change_the_key_that_is_named(path: Path) -> None:
+    keyfile.change(
+        path, lambda ring: KeyRing(KEK, [*ring.keys, RingKey(Purpose.TOKEN, 3, KeyState.ACTIVE, 3_000, bytes(32))])
+    )
+    assert asked(path, "retire", "token.2")[1].startswith("token.2 is decrypt-only\n")
+    assert answer(path, "destroy", "token.2", "--confirm", "token.2")["keys"][4]["state"] == "destroyed"
+    assert states(path)["token.1"] == "decrypt-only"
+    assert keyfile.load(path).tokenizer().at(2_500).version == 1
+
+
+def test_destroy_asks_for_the_name_once_more(path: Path) -> None:
+    assert asked(path, "destroy", "token.1", stdin="token.2\n")[0] == 2
+    assert states(path)["token.1"] == "decrypt-only"
+    code, output = asked(path, "destroy", "token.1", stdin="token.1\n")
+    assert code == 0
+    assert "destroyed token.1" in output
+    assert states(path)["token.1"] == "destroyed"
