@@ -33,7 +33,7 @@ from ..errors import Fatal, Misuse
 from . import control, topics
 from .partitioner import partitions
 from .reader import Found, Reader
-from .topic_specs import CHANGELOG, CLAIM
+from .topic_specs import CHANGELOG, CLAIM, is_row
 from .writer import Writer
 
 MOVED_TO = "moved-to"
@@ -222,7 +222,7 @@ class Resize:
         def keys() -> Iterator[bytes]:
             with self._reader(rows.topic) as reader:
                 for record in reader:
-                    if record.key:
+                    if is_row(record.key):
                         yield record.key
 
         return rows.homes(keys())
@@ -254,7 +254,9 @@ class Resize:
 
     def _located(self, batch: Sequence[Found], home: Home, share: _Share) -> Iterator[tuple[Found, bytes, int | None]]:
         """The records of a share of the keys, with the partition where their row belongs."""
-        keyed = [(record, record.key, home(record.key)) for record in batch if record.key and share.has(record.key)]
+        keyed = [
+            (record, record.key, home(record.key)) for record in batch if is_row(record.key) and share.has(record.key)
+        ]
         placed = iter(partitions([h for _, _, h in keyed if h is not None], self._to))
         for record, key, h in keyed:
             yield record, key, None if h is None else next(placed)

@@ -9,6 +9,7 @@ a record dated 1970 would be deleted before it is read, and therefore nothing ex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeGuard
 
 import msgspec
 
@@ -37,6 +38,11 @@ claim before it would take it for a fenced writer's (`worker.fencing`).
 
 def is_claim(key: bytes) -> bool:
     return key.startswith(CLAIM)
+
+
+def is_row(key: bytes | None) -> TypeGuard[bytes]:
+    """Whether a changelog's record is a row, or deletes one."""
+    return bool(key) and not is_claim(key or b"")
 
 
 SOURCES: dict[str, tuple[str, ...]] = {

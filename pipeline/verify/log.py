@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from ..adapters.reader import Found
-from ..adapters.topic_specs import is_claim
+from ..adapters.topic_specs import is_row
 from ..events import Origin
 
 Row = tuple[int, bytes]
@@ -71,7 +71,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def standing(records: Iterable[Found]) -> Iterator[Found]:
     """The records of a changelog that are rows or delete one, in their order."""
-    return (found for found in records if found.key and not is_claim(found.key))
+    return (found for found in records if is_row(found.key))
 
 
 def last_values(records: Iterable[Found]) -> dict[Row, Found]:
