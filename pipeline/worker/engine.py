@@ -24,7 +24,7 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
-from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim
+from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim, is_row
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
 from ..ports import Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
@@ -194,7 +194,7 @@ class LegEngine:
 
     def assigned(self, generation: int, partitions: Iterable[TopicPartition]) -> None:
         """The group has given this worker `partitions`; its tables keep their rows of those that stayed."""
-        numbers = {tp.partition for tp in partitions if tp.topic in self.sources}
+        numbers = {tp.partition for tp in partitions}
         for parts in self._tables.values():
             for number in parts.keys() - numbers:
                 del parts[number]
@@ -271,7 +271,7 @@ class LegEngine:
         others = [r for r in records if r.producer_id != self._output.producer_id]
         if any(r.key is not None and is_claim(r.key) for r in others):
             raise Fenced(f"another worker has taken over partition {number} of {self._changelog(name)}")
-        if keys := {r.key for r in others if r.key is not None}:
+        if keys := {r.key for r in others if is_row(r.key)}:
             log.warning("a former owner wrote rows; they are written again", leg=self.leg.name, rows=len(keys))
             rows.write_again(keys)
             if (part := self._parts.get(number)) is not None:
@@ -456,8 +456,6 @@ class LegEngine:
         caught_up: dict[int, bool] = {}
         self._lag = 0
         for tp in consumer.assignment():
-            if tp.topic not in self.sources:
-                continue
             at = TopicPartition(tp.topic, tp.partition)
             end, read = consumer.high_water(at), self.book.next_offset(at)
             lag = 0 if end is None or read is None else max(0, end - read)

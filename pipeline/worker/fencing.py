@@ -101,11 +101,7 @@ async def read(
         while left:
             found = await consumer.getmany(*left, timeout_ms=500, max_records=READ_RECORDS)
             for tp, records in found.items() or [(next(iter(left)), [])]:
-                end = left[tp]
-                yield (
-                    TopicPartition(*tp),
-                    records if not records or records[-1].offset < end else [r for r in records if r.offset < end],
-                )
+                yield TopicPartition(*tp), [r for r in records if r.offset < left[tp]]
             for tp in [tp for tp, end in left.items() if await consumer.position(tp) >= end]:
                 del left[tp]
     except KafkaError as e:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from ..errors import Misuse
 
 CHECKED = {"faust-streaming": ("0.15.3",), "aiokafka": ("0.14.0",)}
-"""Versions whose internals were read against `transport.py`, `tables.py` and `output.py` (docs/decisions.md)."""
+"""Versions whose internals were read against `transport.py`, `recovery.py` and `output.py` (docs/decisions.md)."""
 
 
 def check() -> None:

@@ -70,8 +70,8 @@ class PartitionTable:
         for r in records:
             self.next_offset = r.offset + 1
             key, value = r.key, r.value
-            if key is None:
-                continue  # nobody's row: Kafka refuses it in a compacted topic
+            if not key:
+                continue  # nobody's row (`topic_specs.is_row`)
             if is_claim(key):
                 self._writer = r.producer_id
                 continue

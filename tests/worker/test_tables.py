@@ -3,7 +3,7 @@
 Mutations seen red: `changes` keeps what it gave; `delete` writes no tombstone; `recover` ignores tombstones;
 a claim is a row; an earlier writer's record counts after a claim; its keys are not written again; claims have one key
 (compaction takes them); a claim is not noted as the table's writer; rows are not checked; an overwritten row stays
-unreadable.
+unreadable; the empty key is a row.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -171,6 +172,19 @@ def test_rows_are_right_whatever_was_compacted_while_they_were_read(
         Claims.read(reader, log)
         assert reader.rows == table.rows == rows
         former = writer
+
+
+@pytest.mark.parametrize("key", [None, b""])
+def test_a_record_without_a_key_is_no_row_and_no_claim(key: bytes | None) -> None:
+    """As an earlier version claimed, with the empty key."""
+
+    def check(key: bytes, value: bytes) -> None:
+        if not key:
+            raise Corrupt("said elsewhere")
+
+    table = PartitionTable(check)
+    table.recover([Written(0, 0, b"a", b"1", 1), Written(1, 0, key, b"claim", 2), Written(2, 0, b"b", b"2", 1)])
+    assert (table.rows, table.unreadable, table.next_offset) == ({b"a": b"1", b"b": b"2"}, {}, 3)
 
 
 def test_a_recovered_row_that_does_not_read_back_is_known_by_its_offset_until_it_is_overwritten() -> None:
