@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Misuse
+from .private_file import sync_directory
 
 FIRST, BLOCK = 1 << 10, 1 << 16
 """Values per line, from a process's first one on, doubling. At 2^32 values a key's lines are 1.3 MB."""
@@ -79,8 +80,4 @@ def _append(path: Path, line: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)

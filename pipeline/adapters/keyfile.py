@@ -54,7 +54,7 @@ def create(path: Path, ring: KeyRing) -> None:
         raise Misuse(f"key file {path}: cannot be made ({e.strerror}); choose a directory that you own") from None
     try:
         _fill(fd, content)
-        _sync_directory(path.parent)
+        private_file.sync_directory(path.parent)
     except OSError as e:
         path.unlink(missing_ok=True)
         raise _unwritten(path, e) from None
@@ -74,7 +74,7 @@ def change(path: Path, make: Callable[[KeyRing], KeyRing], provider: Kek | None 
             new.unlink(missing_ok=True)
             _fill(_make(new), content)
             new.replace(path)
-            _sync_directory(path.parent)
+            private_file.sync_directory(path.parent)
         except OSError as e:
             raise _unwritten(path, e) from None
         finally:
@@ -176,11 +176,3 @@ def _make_parents(directory: Path) -> None:
         directory = directory.parent
     for made in reversed(missing):
         made.mkdir(mode=0o700, exist_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

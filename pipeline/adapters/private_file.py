@@ -1,4 +1,4 @@
-"""Read a secret from a file that its owner alone may use."""
+"""Secrets in files that their owner alone may use: reading one, and keeping what was written."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def read(path: Path, what: str, max_bytes: int, remedy: str) -> bytes | None:
     finally:
         os.close(fd)
     return content if len(content) <= max_bytes else None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make durable that files of `directory` were made or renamed. `OSError` if it cannot be."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -28,6 +28,7 @@ from typing import Self
 import msgspec
 import structlog
 
+from ..adapters.private_file import sync_directory
 from ..errors import Misuse, SealstreamError, Transient
 from ..events import Record, SourceBatch
 from .book import TopicPartition
@@ -285,11 +286,7 @@ class Journal:
                 file.flush()
                 os.fsync(fd)
             made.replace(self._suspects_path)
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self._path.parent)
         self.suspects = suspects
 
     @contextmanager
