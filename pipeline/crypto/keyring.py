@@ -134,11 +134,11 @@ class KeyRing:
 
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
-        usable = self._usable(Purpose.PRODUCERS)
-        if not any(k.state is KeyState.ACTIVE for k, _ in usable):
+        in_use = self.in_use(Purpose.PRODUCERS, now_ms)
+        if in_use is None:
             return ()
-        in_use = max((i for i, (k, _) in enumerate(usable) if k.active_from <= now_ms), default=0)
-        return tuple(public_key(k.version, k.active_from, key) for k, key in usable[in_use:])
+        usable = self._usable(Purpose.PRODUCERS)
+        return tuple(public_key(k.version, k.active_from, key) for k, key in usable if k.version >= in_use.version)
 
     def _usable(self, purpose: Purpose) -> list[tuple[RingKey, bytes]]:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
