@@ -160,6 +160,7 @@ def _protect_leg(
         must_seal=config.must_seal(),
         uses=uses,
         available=available,
+        clock=lambda: int(time.time() * 1000),
     )
 
 

@@ -1,4 +1,4 @@
-"""The key ring: the KEK, and the token, rejects and producers keys by version, each with its state.
+"""The key ring: the KEK, and the token, rejects, producers and subjects keys by version, each with its state.
 
 `to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
 sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
@@ -19,6 +19,7 @@ import msgspec
 from ..errors import Corrupt, Misuse
 from ..events import frame
 from .aead import KEY_BYTES
+from .epochs import Epochs
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox, RejectBoxes
 from .sessions import Opener, PublicKey, public_key
@@ -37,6 +38,7 @@ class Purpose(StrEnum):
     TOKEN = "token"  # noqa: S105 - a purpose, not a secret
     REJECTS = "rejects"
     PRODUCERS = "producers"  # an X25519 private key, to whose public half producers seal
+    SUBJECTS = "subjects"  # an epoch: wraps the keys of people
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,10 @@ class KeyRing:
     def opener(self) -> Opener:
         """Return what opens sealed events, under every producers key that was not destroyed; there may be none."""
         return Opener(key for _, key in self._usable(Purpose.PRODUCERS))
+
+    def epochs(self) -> Epochs:
+        """Return what wraps the keys of people, under every subjects key that was not destroyed; there may be none."""
+        return Epochs(((k.active_from, LocalKek(key)) for k, key in self._usable(Purpose.SUBJECTS)), self._kek)
 
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""

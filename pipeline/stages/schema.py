@@ -27,6 +27,9 @@ EXTRA = "$extra"
 PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 """What a key of a map in clear must be whole. Keys are the producer's own words: any other is sealed with its value."""
 
+MAX_SEALED = 64
+"""Values of one event under its person's key, `EXTRA` included: × `crypto.subject_rows.SPAN` events at most 2^32."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBERS = ("int", "long", "float", "double")  # each may become a later one
 _PRIMITIVES = {"string", "boolean", *_NUMBERS}
@@ -122,6 +125,8 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
     for time in ("timestamp", "sentAt"):
         if time in known and (known[time].type.kind != "time" or known[time].protect is not Protect.CLEAR):
             raise Misuse(f"{where}: {time} must be of the logical type timestamp-millis, protect: clear")
+    if sum(f.protect is not None and f.protect.seals for f in _leaves(fields)) >= MAX_SEALED:
+        raise Misuse(f"{where}: at most {MAX_SEALED - 1} fields can be sealed; seal a record as a whole")
     _check_decision(kind, fields, where)
     return EventSchema(name, version, kind, event, fields, avro)
 

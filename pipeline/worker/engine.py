@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim, is_row
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
-from ..ports import Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
+from ..ports import Acknowledged, Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from . import fencing
 from .book import OffsetBook, TopicPartition
 from .fencing import Fenced, Lease
@@ -129,6 +129,8 @@ class LegEngine:
         self._assigned: Assignment | None = None
         """None: taken away, and nothing given yet."""
         self._tables: dict[str, dict[int, PartitionTable]] = {name: {} for name in leg.tables}
+        self._untold: set[TopicPartition] = set()
+        """Of which a leg that was opened has not been told what is committed."""
         self._dependent = leg if isinstance(leg, Dependent) else None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -217,6 +219,7 @@ class LegEngine:
                 return False
             for number in now.numbers:
                 self._open(number)
+            self._untold = {TopicPartition(topic, number) for topic in self.sources for number in now.numbers}
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
             if self._assigned is now:
                 self.fail(e)
@@ -469,6 +472,8 @@ class LegEngine:
             await asyncio.sleep(self.config.commit_seconds)
             if self._accepting:
                 await self._commit()
+                if self._untold:
+                    self._tell(await self.app.consumer.committed_offsets(tuple(self._untold)))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -533,6 +538,14 @@ class LegEngine:
             self.book.committed_at(offsets)
             self._journal.passed(offsets)
             self.metrics.committed(self.leg.name, len(offsets))
+            self._tell(offsets)
+
+    def _tell(self, committed: Mapping[TopicPartition, int]) -> None:
+        for tp, offset in committed.items():
+            part = self._parts.get(tp.partition)
+            if isinstance(part, Acknowledged):
+                part.on_committed(self.sources[tp.topic], self._incarnations.get(tp.topic, ""), offset)
+        self._untold.difference_update(committed)
 
     async def drain(self) -> None:
         """Checkpoint and commit everything that was taken in, within `drain_seconds`; else fail, unacknowledged."""
