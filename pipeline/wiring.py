@@ -138,6 +138,19 @@ def _rules_text(path: Path) -> str:
         raise Misuse(f"identity rules {path}: not UTF-8") from None
 
 
+def subject_rows(config: Settings) -> dict[tuple[int, bytes], bytes]:
+    """Return what stands in the table of the keys of people: (raw partition, key) → value. See `crypto.subject_rows`.
+
+    Needs the broker, and 0.4 kB a row.
+    """
+    from .verify.log import last_values, standing
+    from .verify.run import SUBJECT_KEYS
+
+    with Reader(*_kafka(config), _topic_of(config, SUBJECT_KEYS)) as reader:
+        rows = last_values(standing(reader))
+    return {place: found.value for place, found in rows.items() if found.value is not None}
+
+
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
     """With the rules of the files."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)

@@ -18,8 +18,12 @@ from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
 from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
+from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
 from .identifiers import iso, key_option
+
+_NONE = {Purpose.SUBJECTS.value: "the key-encryption key; `keys rotate subjects` makes an epoch"}
+"""What a ring goes on with that has no key of a purpose."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 
@@ -113,7 +117,7 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"{path}, KEK {_kek_id(ring)}")
         for name, status in found.items():
-            click.echo(f"{name}: {status['in_use'] or 'no active key'}")
+            click.echo(f"{name}: {status['in_use'] or _NONE.get(name, 'no active key')}")
             if status["overlaps"]:
                 click.echo(f"  overlaps with {', '.join(status['overlaps'])}")
             for key in status["next"]:
@@ -121,7 +125,7 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
             for state in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED):
                 if status[state.value]:
                     click.echo(f"  {state.value}: {', '.join(status[state.value])}")
-    ctx.exit(0 if all(status["in_use"] for status in found.values()) else 1)
+    ctx.exit(0 if all(status["in_use"] or name in _NONE for name, status in found.items()) else 1)
 
 
 from_option = click.option(
@@ -138,7 +142,8 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
     """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later.
 
     The former version is decrypt-only then. A former token key overlaps until it is retired: events carry each token
-    under both versions, so that whoever comes meanwhile stays one profile, with its id.
+    under both versions, so that whoever comes meanwhile stays one profile, with its id. `subjects` is the epoch, which
+    wraps the keys of people: from TIME on workers wrap all of them anew, and what they sealed stays as it is.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
     the new file before TIME: give a time ahead, or stop them meanwhile.
@@ -196,16 +201,28 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
     they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
     stays in the file, without the key.
 
+    With an epoch (subjects.1) goes what backups of Kafka from before still hold of people who were erased, and of
+    everybody else. It is refused while it still wraps a key of somebody, for which Kafka is read: workers wrap those
+    under the new epoch by themselves.
+
     \b
-    Example:
+    Examples:
       sealstream keys destroy token.1 --confirm token.1
+      sealstream keys destroy subjects.1 --confirm subjects.1
     """
     if confirm is None:
         confirm = click.prompt("The key's name once more", err=True)
     if confirm != name:
         raise Misuse(f"not destroyed: --confirm must repeat the key's name, {name}")
     now = _now()
-    _change(key_file, lambda ring: ring.destroyed(name, now), as_json)
+
+    def make(ring: KeyRing) -> KeyRing:
+        without = ring.destroyed(name, now)
+        if any(k.key_id == name and k.purpose is Purpose.SUBJECTS for k in ring.keys):
+            _check_unused(ring, name, settings.load(key_file=key_file))
+        return without
+
+    _change(key_file, make, as_json)
     if not as_json:
         click.echo(f"destroyed {name}")
         click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
@@ -234,6 +251,18 @@ def public(key_file: Path | None, as_json: bool) -> None:
         return
     for k in found:
         click.echo(f"producers.{k.version}  id {k.key_id.hex()}  from {iso(k.active_from)}  {k.public.hex()}")
+
+
+def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
+    from .. import wiring
+
+    names = ring.epoch_names()
+    rows = wiring.subject_rows(config)
+    left = sum(
+        n for kek_id, n in by_kek((key, value) for (_, key), value in rows.items()).items() if names.get(kek_id) == name
+    )
+    if left:
+        raise Misuse(f"{name} still wraps the keys of people: {left:,} rows; workers that have the new epoch go on")
 
 
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:

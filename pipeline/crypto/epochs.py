@@ -23,13 +23,14 @@ class Epochs:
     it is before all of them.
     """
 
-    __slots__ = ("_by_head", "_epochs", "_in_use", "_ring")
+    __slots__ = ("_by_head", "_epochs", "_in_use", "_now", "_ring")
 
     def __init__(self, epochs: Iterable[tuple[int, LocalKek]], ring: Kek) -> None:
         self._epochs = list(epochs)
         self._ring = ring
         self._by_head = {_head(kek): kek for _, kek in self._epochs}
         self._in_use: Kek = ring
+        self._now = 0
 
     def __repr__(self) -> str:
         return "Epochs(…)"
@@ -39,7 +40,11 @@ class Epochs:
         return self._in_use
 
     def advance(self, now: int) -> None:
-        """It is `now` (ms) on the wall's clock, and not the time of a record: a row is wrapped when it is made."""
+        """It is `now` (ms) on the wall's clock, and not the time of a record: a row is wrapped when it is made.
+
+        A clock that is set back leads to no former epoch.
+        """
+        now = self._now = max(now, self._now)
         self._in_use = next((kek for since, kek in reversed(self._epochs) if since <= now), self._ring)
 
     def is_current(self, wrapped: bytes) -> bool:

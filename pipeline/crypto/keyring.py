@@ -138,6 +138,11 @@ class KeyRing:
         """Return what wraps the keys of people, under every subjects key that was not destroyed; there may be none."""
         return Epochs(((k.active_from, LocalKek(key)) for k, key in self._usable(Purpose.SUBJECTS)), self._kek)
 
+    def epoch_names(self) -> dict[str, str]:
+        """Return the id of each KEK that may wrap the keys of people (16 hex) → `subjects.<version>`, or `kek`."""
+        names = {LocalKek(key).kek_id: k.key_id for k, key in self._usable(Purpose.SUBJECTS)}
+        return {self._kek.kek_id: "kek", **names} if isinstance(self._kek, LocalKek) else names
+
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
         in_use = self.in_use(Purpose.PRODUCERS, now_ms)

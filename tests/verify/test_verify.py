@@ -3,9 +3,10 @@
 Mutations seen red. Account: each finding left out; differing records counted, not origins; digest without the key;
 order by raw partition alone; a foreign offset as a measure of order; committed not looked at; a partition that expired
 whole; what expired unread; resolved asked for beyond raw. Keys: tombstones as rows; the partition; erasures of any
-offset, or incarnation. Rows: the empty key; tombstones. Profiles: their bytes; merged into nothing; a profile of no event. Tables: version; counters; origins
-lacking; origins of others; pointers; one hop alone; profile ids; members; evidence; floor beyond high. Passes: changed
-duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad UTF-8.
+offset, or incarnation. Rows: the empty key; tombstones. Profiles: their bytes; merged into nothing; a profile of no
+event. Tables: version; counters; origins lacking; origins of others; pointers; one hop alone; profile ids; members;
+evidence; floor beyond high. Passes: changed duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad
+UTF-8.
 """
 
 from __future__ import annotations
