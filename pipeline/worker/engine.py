@@ -472,8 +472,7 @@ class LegEngine:
             await asyncio.sleep(self.config.commit_seconds)
             if self._accepting:
                 await self._commit()
-                if self._untold:
-                    self._tell(await self.app.consumer.committed_offsets(tuple(self._untold)))
+                await self._tell_untold()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -539,6 +538,11 @@ class LegEngine:
             self._journal.passed(offsets)
             self.metrics.committed(self.leg.name, len(offsets))
             self._tell(offsets)
+
+    async def _tell_untold(self) -> None:
+        """Tell partitions that were opened; again until the broker has said what is committed."""
+        if self._untold:
+            self._tell(await self.app.consumer.committed_offsets(tuple(self._untold)))
 
     def _tell(self, committed: Mapping[TopicPartition, int]) -> None:
         for tp, offset in committed.items():
