@@ -122,11 +122,11 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
         field = known.get(required)
         if field is None or field.type.kind != "string" or field.optional or field.protect is not Protect.CLEAR:
             raise Misuse(f"{where}: {required} must be a required string, protect: clear")
+    if sum(f.protect is not None and f.protect.seals for f in _leaves(fields)) >= MAX_SEALED:
+        raise Misuse(f"{where}: at most {MAX_SEALED - 1} fields can be sealed; seal a record as a whole")
     for time in ("timestamp", "sentAt"):
         if time in known and (known[time].type.kind != "time" or known[time].protect is not Protect.CLEAR):
             raise Misuse(f"{where}: {time} must be of the logical type timestamp-millis, protect: clear")
-    if sum(f.protect is not None and f.protect.seals for f in _leaves(fields)) >= MAX_SEALED:
-        raise Misuse(f"{where}: at most {MAX_SEALED - 1} fields can be sealed; seal a record as a whole")
     _check_decision(kind, fields, where)
     return EventSchema(name, version, kind, event, fields, avro)
 
