@@ -26,8 +26,9 @@ from .adapters.rules_version import RulesVersion
 from .adapters.standstill import blockers
 from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
+from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
-from .crypto.kek import Kek
+from .crypto.kek import Kek, LocalKek
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
@@ -54,9 +55,13 @@ def throw_away_ring() -> KeyRing:
 
 def new_ring(config: Settings) -> KeyRing:
     """Return a new one, its KEK wrapped by the provider if the settings name one."""
-    provider = kek_providers.provider(config.kek)
-    kek = None if provider is None else DataKek.generate(provider, os.urandom)
-    return KeyRing.generate(os.urandom, int(time.time() * 1000), kek)
+    return KeyRing.generate(os.urandom, int(time.time() * 1000), new_kek(config.kek))
+
+
+def new_kek(kek: str) -> LocalKek:
+    """Return a new KEK for a key file; `kek` as SEALSTREAM_KEK says who is to wrap it."""
+    provider = kek_providers.provider(kek)
+    return LocalKek(os.urandom(KEY_BYTES)) if provider is None else DataKek.generate(provider, os.urandom)
 
 
 def key_ring(config: Settings) -> KeyRing:

@@ -16,13 +16,13 @@ from .. import settings
 from ..adapters import key_uses, keyfile
 from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
-from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
 from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
 from .identifiers import iso, key_option
 
-_NONE = {Purpose.SUBJECTS.value: "the key-encryption key; `keys rotate subjects` makes an epoch"}
+_NONE: dict[str, str] = {Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch"}
 """What a ring goes on with that has no key of a purpose."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
@@ -229,6 +229,44 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
 
 
 @keys.command()
+@click.option("--kek", metavar="KEK", help="Who is to hold it, in the words of SEALSTREAM_KEK; default: as now.")
+@key_option
+@json_option
+def rewrap(kek: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Replace the key-encryption key: make a new one, and wrap all keys of the file under it. They stay as they are.
+
+    With --kek by another provider, or, as `file`, in clear in the file. Then set SEALSTREAM_KEK to the same.
+
+    Keys of people must be under an epoch. It is refused while one is not, for which Kafka is read.
+
+    \b
+    Examples:
+      sealstream keys rewrap
+      sealstream keys rewrap --kek vault:transit/sealstream
+    """
+    from .. import wiring
+
+    config, now = settings.load(key_file=key_file), _now()
+    held_by = settings.load(key_file=key_file, kek=kek).kek if kek else config.kek
+
+    def make(ring: KeyRing) -> KeyRing:
+        epoch = ring.in_use(Purpose.SUBJECTS, now)
+        if epoch is None or epoch.active_from > now:
+            raise Misuse(
+                "it wraps keys of people until an epoch is in use: `sealstream keys rotate subjects` makes one"
+            )
+        _check_unused(ring, KEK, config)
+        return ring.under(wiring.new_kek(held_by))
+
+    _change(key_file, make, as_json)
+    if not as_json:
+        click.echo("wrapped under a new key-encryption key")
+        click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
+        if held_by != config.kek:
+            click.echo("with the file goes SEALSTREAM_KEK: set it to what --kek was, everywhere", err=True)
+
+
+@keys.command()
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="Print what producers are given.")
 def public(key_file: Path | None, as_json: bool) -> None:
@@ -254,15 +292,15 @@ def public(key_file: Path | None, as_json: bool) -> None:
 
 
 def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
+    """`Misuse` while keys of people are wrapped by `name`, of the ring's `epoch_names`."""
     from .. import wiring
 
-    names = ring.epoch_names()
-    rows = wiring.subject_rows(config)
-    left = sum(
-        n for kek_id, n in by_kek((key, value) for (_, key), value in rows.items()).items() if names.get(kek_id) == name
-    )
+    ids = {kek_id for kek_id, known in ring.epoch_names().items() if known == name}
+    wraps = by_kek((key, value) for (_, key), value in wiring.subject_rows(config).items())
+    left = sum(n for kek_id, n in wraps.items() if kek_id in ids)
     if left:
-        raise Misuse(f"{name} still wraps the keys of people: {left:,} rows; workers that have the new epoch go on")
+        called = _NONE[Purpose.SUBJECTS].partition(";")[0] if name == KEK else name
+        raise Misuse(f"{called} still wraps {left:,} keys of people; workers with the epoch in use are to go on first")
 
 
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:

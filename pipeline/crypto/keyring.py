@@ -26,6 +26,8 @@ from .sessions import Opener, PublicKey, public_key
 from .tokens import BEGINNING, END, Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
+KEK = "kek"
+"""What `KeyRing.epoch_names` calls the ring's KEK."""
 
 
 class KeyState(StrEnum):
@@ -139,9 +141,9 @@ class KeyRing:
         return Epochs(((k.active_from, LocalKek(key)) for k, key in self._usable(Purpose.SUBJECTS)), self._kek)
 
     def epoch_names(self) -> dict[str, str]:
-        """Return the id of each KEK that may wrap the keys of people (16 hex) → `subjects.<version>`, or `kek`."""
+        """Return the id of each KEK that may wrap the keys of people (16 hex) → `subjects.<version>`, or `KEK`."""
         names = {LocalKek(key).kek_id: k.key_id for k, key in self._usable(Purpose.SUBJECTS)}
-        return {self._kek.kek_id: "kek", **names} if isinstance(self._kek, LocalKek) else names
+        return {self._kek.kek_id: KEK, **names} if isinstance(self._kek, LocalKek) else names
 
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
@@ -214,6 +216,10 @@ class KeyRing:
         if found.kept_until > now:
             raise Misuse(f"{key_id} is in use until it is retired at the time given")
         return self._with(replace(found, state=KeyState.DESTROYED, key=None))
+
+    def under(self, kek: Kek) -> KeyRing:
+        """Return the same keys under another KEK. What the former one wraps elsewhere does not open with it."""
+        return KeyRing(kek, self._keys)
 
     def _named(self, key_id: str) -> RingKey:
         for k in self._keys:

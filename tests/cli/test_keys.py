@@ -2,7 +2,8 @@
 
 Mutations seen red: `status` always 0; the key of another purpose told; `--from` without zone, or cut to seconds;
 destroyed without a confirmation, or with another name; the file changed although it was refused; an epoch destroyed
-whatever it wraps, or when something is wrapped by another one.
+whatever it wraps, or when something is wrapped by another one; the KEK replaced whatever it wraps, without an epoch in
+use, or in name only.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline import wiring
-from pipeline.adapters import keyfile
+from pipeline.adapters import kek_providers, keyfile
 from pipeline.adapters.key_uses import KeyUses
 from pipeline.cli.main import cli
 from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.subject_rows import Erasure, new, place_of
-from pipeline.errors import SealstreamError
+from pipeline.errors import Corrupt, Misuse, SealstreamError
+from tests.crypto.test_data_kek import Provider
 
 KEK = LocalKek(bytes(range(32)))
 KEYS = [
@@ -227,7 +229,7 @@ def test_an_epoch_is_not_destroyed_while_it_wraps_a_key(rolled: Path, monkeypatc
     before = rolled.read_bytes()
     code, output = asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")
     assert code == 2
-    assert "2 rows" in output
+    assert "still wraps 2 keys" in output
     assert rolled.read_bytes() == before
     stand(monkeypatch, LocalKek(NEW), KEK)
     assert asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")[0] == 0
@@ -248,3 +250,65 @@ def test_the_epoch_in_use_is_not_destroyed_whatever_stands(rolled: Path, monkeyp
     code, output = asked(rolled, "destroy", "subjects.2", "--confirm", "subjects.2")
     assert (code, "in use" in output) == (2, True)
     assert asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")[0] == 0
+
+
+# -- another key-encryption key --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing but the file hangs on its KEK."""
+    stand(monkeypatch, LocalKek(OLD), LocalKek(NEW))
+    return rolled
+
+
+def test_rewrap_makes_a_new_kek_and_all_keys_stay(held: Path) -> None:
+    before = keyfile.load(held)
+    assert asked(held, "rewrap")[0] == 0
+    after = keyfile.load(held)
+    assert after.keys == before.keys
+    assert isinstance(after.kek, LocalKek)
+    assert after.kek.kek_id != KEK.kek_id
+    with pytest.raises(Corrupt, match="another KEK"):
+        KeyRing.from_document(after.to_document(), KEK)
+
+
+def test_rewrap_moves_the_file_to_a_provider_and_back(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Provider()
+    monkeypatch.setattr(kek_providers, "provider", lambda kek: None if kek == "file" else provider)
+    before = keyfile.load(held)
+    env = {"SEALSTREAM_KEY_FILE": str(held)}
+    moved = CliRunner().invoke(cli, ["keys", "rewrap", "--kek", "vault:transit/kek"], env=env)
+    assert moved.exit_code == 0, moved.output
+    with pytest.raises(Misuse, match="a provider holds its KEK"):
+        keyfile.load(held)
+    assert keyfile.load(held, provider).keys == before.keys
+    env["SEALSTREAM_KEK"] = "vault:transit/kek"
+    assert CliRunner().invoke(cli, ["keys", "rewrap", "--kek", "file"], env=env).exit_code == 0
+    assert keyfile.load(held).keys == before.keys
+
+
+def test_rewrap_is_refused_while_the_kek_wraps_keys_of_people(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand(monkeypatch, LocalKek(NEW), KEK)
+    before = held.read_bytes()
+    code, output = asked(held, "rewrap")
+    assert (code, "still wraps 1 keys" in output) == (2, True)
+    assert held.read_bytes() == before
+
+
+def test_rewrap_needs_an_epoch_that_is_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers would go on to wrap under the former KEK."""
+    stand(monkeypatch)
+    for _ in range(2):
+        before = path.read_bytes()
+        code, output = asked(path, "rewrap")
+        assert (code, "keys rotate subjects" in output) == (2, True)
+        assert path.read_bytes() == before
+        asked(path, "rotate", "subjects", "--from", "2100-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize("kek", ["master", "vault:"])
+def test_rewrap_to_nobody_changes_nothing(held: Path, kek: str) -> None:
+    before = held.read_bytes()
+    assert asked(held, "rewrap", "--kek", kek)[0] == 2
+    assert held.read_bytes() == before
