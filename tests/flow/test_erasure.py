@@ -253,6 +253,18 @@ def test_a_marker_that_comes_again_changes_nothing() -> None:
     assert [opens(rows, e) for e in world.events()] == [False, False, True]
 
 
+def test_the_last_of_several_markers_stays_when_an_earlier_one_comes_again() -> None:
+    world = Partition([(0, False), (0, True), (0, False), (0, True)])
+    world.finish()
+    rows = dict(world.changelog)
+    assert [(type(row), getattr(row, "offset", None)) for row in world.rows()] == [(Erasure, 3)]
+    world.committed = 1
+    world.start()
+    world.take(1)
+    world.checkpoint()
+    assert world.changelog == rows
+
+
 def test_a_restart_without_traffic_finishes_what_is_pending() -> None:
     world = Partition([(0, False), (0, True)])
     world.take(2)
