@@ -250,8 +250,7 @@ def rewrap(kek: str | None, key_file: Path | None, as_json: bool) -> None:
     held_by = settings.load(key_file=key_file, kek=kek).kek if kek else config.kek
 
     def make(ring: KeyRing) -> KeyRing:
-        epoch = ring.in_use(Purpose.SUBJECTS, now)
-        if epoch is None or epoch.active_from > now:
+        if ring.in_use(Purpose.SUBJECTS, now) is None:
             raise Misuse("it wraps keys of people until an epoch is in use: `sealstream keys rotate subjects`")
         _check_unused(ring, KEK, config)
         return ring.under(wiring.new_kek(held_by))

@@ -157,11 +157,15 @@ class KeyRing:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
 
     def in_use(self, purpose: Purpose, time_ms: int) -> RingKey | None:
-        """Return the version that protects records of Kafka time `time_ms`; None if no version is active."""
+        """Return the version that protects records of Kafka time `time_ms`; None if no version is active.
+
+        Records of before the first version are its own, but before the first epoch it is the KEK that wraps.
+        """
         usable = [k for k, _ in self._usable(purpose)]
         if not any(k.state is KeyState.ACTIVE for k in usable):
             return None
-        return next((k for k in reversed(usable) if k.active_from <= time_ms), usable[0])
+        first = None if purpose is Purpose.SUBJECTS else usable[0]
+        return next((k for k in reversed(usable) if k.active_from <= time_ms), first)
 
     def rotated(self, purpose: Purpose, key: bytes, since: int, now: int) -> KeyRing:
         """Return a ring with `key` (32 bytes) as the next version, active from `since` (ms).

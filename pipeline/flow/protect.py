@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from ..crypto import subject_rows
 from ..crypto.keyring import KeyRing
 from ..crypto.subjects import SubjectKeys
+from ..errors import Transient
 from ..events import EventIds, Record, SourceBatch, Topic
 from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
@@ -136,7 +138,9 @@ class ProtectPartition:
 
     def on_tick(self, now: int, caught_up: bool) -> None:
         self._leg.epochs.advance(now)
-        self._counts["keys_rewrapped", ""] += self._keys.rewrap(REWRAPPED)
+        with suppress(Transient):  # the KEK is away: the epochs may not be used either
+            self._leg.available()
+            self._counts["keys_rewrapped", ""] += self._keys.rewrap(REWRAPPED)
 
     def on_committed(self, topic: str, incarnation: str, offset: int) -> None:
         """`ports.Acknowledged`: keys of the erased are deleted."""

@@ -219,7 +219,8 @@ class LegEngine:
                 return False
             for number in now.numbers:
                 self._open(number)
-            self._untold = {TopicPartition(topic, number) for topic in self.sources for number in now.numbers}
+            told = [number for number in now.numbers if isinstance(self._parts[number], Acknowledged)]
+            self._untold = {TopicPartition(topic, number) for topic in self.sources for number in told}
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
             if self._assigned is now:
                 self.fail(e)

@@ -305,6 +305,7 @@ def test_rewrap_needs_an_epoch_that_is_in_use(path: Path, monkeypatch: pytest.Mo
         assert (code, "keys rotate subjects" in output) == (2, True)
         assert path.read_bytes() == before
         asked(path, "rotate", "subjects", "--from", "2100-01-01T00:00:00Z")
+        assert answer(path, "status")["purposes"]["subjects"]["in_use"] is None
 
 
 @pytest.mark.parametrize("kek", ["master", "vault:"])

@@ -506,7 +506,15 @@ def test_what_is_in_use_is_what_protects(of: KeyRing, time: int) -> None:
     for purpose in Purpose:
         usable = [k for k in of.keys if k.purpose is purpose and k.state is not DESTROYED]
         found = of.in_use(purpose, time)
-        assert (found is None) == (ACTIVE not in {k.state for k in usable})
+        early = purpose is Purpose.SUBJECTS and all(k.active_from > time for k in usable)
+        assert (found is None) == (early or ACTIVE not in {k.state for k in usable})
+    epochs, epoch = of.epochs(), of.in_use(Purpose.SUBJECTS, time)
+    if epoch is not None and time >= 0:
+        assert epoch.key is not None
+        epochs.advance(time)
+        wrapped = epochs.wrap(b"x", b"")
+        assert LocalKek(epoch.key).unwrap(wrapped, b"") == b"x"
+        assert epochs.is_current(wrapped)
     try:
         version = of.tokenizer().at(time).version
     except Misuse:

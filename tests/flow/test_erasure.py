@@ -28,7 +28,7 @@ from pipeline.crypto.keyring import KeyRing, Purpose
 from pipeline.crypto.seal import SealPath
 from pipeline.crypto.subject_rows import Erasure, KeyRow, by_kek, place_of
 from pipeline.crypto.subjects import SubjectKeys
-from pipeline.errors import Corrupt
+from pipeline.errors import Corrupt, Transient
 from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow import protect
 from pipeline.flow.protect import ProtectLeg
@@ -366,6 +366,22 @@ def test_after_the_epoch_was_rolled_every_row_is_wrapped_anew_and_seals_as_it_di
     assert all(opens(world.changelog, e, DESTROYED) for e in world.events())
 
 
+def test_nothing_is_wrapped_anew_while_the_kek_may_not_be_used() -> None:
+    world = Partition([(0, False)])
+    world.finish()
+
+    def away() -> None:
+        raise Transient("the provider is away")
+
+    world.leg.available = away
+    world.now = 1_000
+    world.tick()
+    assert world.part.drain().counts == {}
+    world.leg.available = lambda: None
+    world.tick()
+    assert world.part.drain().counts == {("keys_rewrapped", ""): 1}
+
+
 def test_a_ring_without_epochs_goes_on_with_its_kek_and_its_rows_move_to_the_first_one() -> None:
     bare = KeyRing(FIRST.kek, [k for k in FIRST.keys if k.purpose is not Purpose.SUBJECTS])
     world = Partition([(0, False), (1, False)], bare)
@@ -423,3 +439,32 @@ def test_of_two_workers_keys_made_at_one_offset_the_smaller_id_seals_and_one_mad
     for order in (rows, rows[::-1]):
         chosen = [subject_rows.choose(order, None, place, o).row for o in range(4, 9)]
         assert [None if row is None else row.key_id[0] for row in chosen] == [None, 2, 2, 1, 1]
+
+
+places = st.sampled_from([place_of(NOW), place_of(BEFORE)])
+key_rows = st.one_of(
+    st.builds(KeyRow, st.just("s"), st.binary(min_size=8, max_size=8), places, st.integers(0, 12), st.just(b"")),
+    st.builds(KeyRow, st.just("s"), st.binary(min_size=8, max_size=8), st.none(), st.just(-1), st.just(b"")),
+)
+erasures = st.one_of(st.none(), st.builds(Erasure, st.just("s"), places, st.integers(0, 12)))
+
+
+@settings(max_examples=150)
+@given(st.lists(key_rows, max_size=5), erasures, st.integers(0, 12), st.sampled_from([3, 20]))
+def test_a_choice_is_the_same_for_all_offsets_of_its_span_and_in_any_order_of_rows(
+    rows: list[KeyRow], erasure: Erasure | None, offset: int, span: int
+) -> None:
+    place = place_of(NOW)
+    with patch.object(subject_rows, "SPAN", span):
+        choice = subject_rows.choose(rows, erasure, place, offset)
+        assert choice.since <= offset < choice.until
+        assert subject_rows.choose(rows[::-1], erasure, place, offset) == choice
+        held = rows
+        if choice.row is None:
+            made = KeyRow("s", b"made now", place, offset, b"")
+            held = [*rows, made]
+        for o in range(max(0, choice.since), min(choice.until, 16)):
+            assert subject_rows.choose(held, erasure, place, o).row == (choice.row or made)
+        if choice.row is not None and erasure is not None:
+            assert choice.since < choice.until
+            assert not (erasure.dooms(choice.row) and (erasure.place != place or erasure.offset <= offset))
