@@ -37,9 +37,11 @@ restarts, and nobody has to count."""
 BEYOND: Final = 1 << 63
 _HEAD_BYTES = len(MADE_AT) + PLACE_BYTES + OFFSET_BYTES
 _WRAPPED_AT = len(FORMAT) + COMMITMENT_BYTES
+_AAD: Final = frame(b"sealstream/subject-key/2")
+_OF_8: Final = (8).to_bytes(4, "big")
 
 
-class KeyRow(msgspec.Struct, frozen=True):
+class KeyRow(msgspec.Struct, frozen=True, gc=False):
     """A key, wrapped. `place` None, `made` -1: of version 1."""
 
     subject: str
@@ -70,24 +72,21 @@ class KeyRow(msgspec.Struct, frozen=True):
     def open(self, kek: Kek) -> bytes:
         """Return the key. `Corrupt` if anything of the row differs from what was written."""
         try:
-            return unwrap_key(kek, self.record, self.key_id, self._aad())
+            return unwrap_key(kek, self.record, self.key_id, self.aad())
         except Corrupt as e:
             raise Corrupt(f"a row of the table subject-keys: {e}") from None
 
     def under(self, kek: Kek) -> KeyRow:
         """Return the same key, wrapped anew."""
-        record = wrap_key(kek, self.open(kek), self.key_id, self._aad())
+        record = wrap_key(kek, self.open(kek), self.key_id, self.aad())
         return msgspec.structs.replace(self, record=record)
 
-    def _aad(self) -> bytes:
-        subject = self.subject.encode()
-        if self.place is None:
-            return frame(b"sealstream/subject-key/1", subject, self.key_id)
-        made = self.made.to_bytes(OFFSET_BYTES, "big")
-        return frame(b"sealstream/subject-key/2", subject, self.key_id, self.place, made)
+    def aad(self) -> bytes:
+        """To what the record is bound."""
+        return _aad(self.subject, self.key_id, self.place, self.made)
 
 
-class Erasure(msgspec.Struct, frozen=True):
+class Erasure(msgspec.Struct, frozen=True, gc=False):
     """The person was erased at `offset`: keys made before it die when no record before it can come again."""
 
     subject: str
@@ -119,22 +118,31 @@ def row_key(subject: str, key_id: bytes) -> bytes:
 
 def new(kek: Kek, subject: str, key_id: bytes, place: bytes, made: int, key: bytes) -> KeyRow:
     """Return the row of a new key, wrapped."""
-    bare = KeyRow(subject, key_id, place, made, b"")
-    return msgspec.structs.replace(bare, record=wrap_key(kek, key, key_id, bare._aad()))
+    return KeyRow(subject, key_id, place, made, wrap_key(kek, key, key_id, _aad(subject, key_id, place, made)))
+
+
+def _aad(subject: str, key_id: bytes, place: bytes | None, made: int) -> bytes:
+    named = subject.encode()
+    if place is None:
+        return frame(b"sealstream/subject-key/1", named, key_id)
+    # as `frame` would, 3 µs faster
+    named = len(named).to_bytes(4, "big") + named + _OF_8 + key_id
+    return _AAD + named + _OF_8 + place + _OF_8 + made.to_bytes(OFFSET_BYTES, "big")
 
 
 def read(key: bytes, value: bytes) -> KeyRow | Erasure:
     """Return what a row says; `Corrupt` if it has not the form of one. Whether its key opens is seen by `open`."""
-    subject, zero, key_id = key.partition(b"\0")
-    if subject and zero:
-        form, head, place, at = value[:1], value[:_HEAD_BYTES], value[1 : 1 + PLACE_BYTES], value[9:_HEAD_BYTES]
-        if not key_id and form == ERASED and len(value) == _HEAD_BYTES:
-            return Erasure(_text(subject), place, int.from_bytes(at, "big"))
-        if len(key_id) == KEY_ID_BYTES:
-            if form == MADE_AT and is_key_record(value[_HEAD_BYTES:]):
-                return KeyRow(_text(subject), key_id, place, int.from_bytes(at, "big"), value[len(head) :])
+    zero = key.find(b"\0")
+    if zero > 0:
+        form, place, at = value[:1], value[1 : 1 + PLACE_BYTES], value[1 + PLACE_BYTES : _HEAD_BYTES]
+        if len(key) == zero + 1 + KEY_ID_BYTES:
+            key_id = key[zero + 1 :]
+            if form == MADE_AT and is_key_record(record := value[_HEAD_BYTES:]):
+                return KeyRow(_text(key[:zero]), key_id, place, int.from_bytes(at, "big"), record)
             if form == FORMAT and is_key_record(value):
-                return KeyRow(_text(subject), key_id, None, -1, value)
+                return KeyRow(_text(key[:zero]), key_id, None, -1, value)
+        if len(key) == zero + 1 and form == ERASED and len(value) == _HEAD_BYTES:
+            return Erasure(_text(key[:zero]), place, int.from_bytes(at, "big"))
     raise Corrupt("a row of the table subject-keys does not read back")
 
 
@@ -151,7 +159,7 @@ def check(key: bytes, value: bytes) -> None:
         raise Corrupt("a row of the table subject-keys does not read back")
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """The key for the offsets `since` ≤ o < `until`; None: there is none, and one made at `since` would be it."""
 
     row: KeyRow | None

@@ -4,7 +4,13 @@ what she sends after it, and what others send, opens; and whatever is protected 
 A protect leg is crashed between any two steps, in the middle of a write too, and goes on where it had committed. A
 backup of everything from before the erasure opens nothing of anybody once the epoch was rolled and destroyed.
 
-Mutations seen red: MUTATIONS
+Mutations seen red. Erasure: keys deleted at the marker, or when what is before it was committed, or never; what a former
+owner or a replay left is not looked for; an earlier marker counts; a key in memory outlives it; keys of other
+incarnations stay, or of version 1, or those of later incarnations go. The choice: the first key; the larger id; one made
+later; one of before the erasure, here or in another incarnation; held beyond a later key, the erasure or the span; no
+span, or one longer; the incarnation not heeded. The leg: the marker ignored; not told of commits. Epochs: before its
+time; the oldest; not of the clock at the start; opened by the one in use alone; nothing wrapped anew, or all, without
+bound, not stored, or in the first epoch only.
 """
 
 from __future__ import annotations
@@ -321,7 +327,7 @@ def test_a_row_of_version_1_is_of_before_any_erasure() -> None:
         assert isinstance(row, KeyRow)
         bare = msgspec.structs.replace(row, place=None, made=-1)
         key = row.open(SECOND.epochs())
-        record = wrap_key(FIRST.kek, key, row.key_id, bare._aad())
+        record = wrap_key(FIRST.kek, key, row.key_id, bare.aad())
         world.changelog[row.key] = record
     old, world.published = world.events(), {}
     world.raw += [raw(2, 0, True), raw(3, 0), raw(4, 1)]
