@@ -4,13 +4,13 @@ what she sends after it, and what others send, opens; and whatever is protected 
 A protect leg is crashed between any two steps, in the middle of a write too, and goes on where it had committed. A
 backup of everything from before the erasure opens nothing of anybody once the epoch was rolled and destroyed.
 
-Mutations seen red. Erasure: keys deleted at the marker, or when what is before it was committed, or never; what a former
-owner or a replay left is not looked for; an earlier marker counts; a key in memory outlives it; keys of other
-incarnations stay, or of version 1, or those of later incarnations go. The choice: the first key; the larger id; one made
-later; one of before the erasure, here or in another incarnation; held beyond a later key, the erasure or the span; no
-span, or one longer; the incarnation not heeded. The leg: the marker ignored; not told of commits. Epochs: before its
-time; the oldest; not of the clock at the start; opened by the one in use alone; nothing wrapped anew, or all, without
-bound, not stored, or in the first epoch only.
+Mutations seen red. Erasure: keys deleted at the marker, or when what is before it was committed, or never; what a
+former owner or a replay left is not looked for; an earlier marker counts; a key in memory outlives it; keys of other
+incarnations stay, or of version 1, or those of later incarnations go. The choice: the first key; the larger id; one
+made later; one of before the erasure, here or in another incarnation; held beyond a later key, the erasure or the
+span; no span, or one longer; the incarnation not heeded. The leg: the marker ignored; not told of commits. Epochs:
+before its time; the oldest; not of the clock at the start; opened by the one in use alone; nothing wrapped anew, or
+all, without bound, not stored, or in the first epoch only.
 """
 
 from __future__ import annotations
