@@ -115,7 +115,7 @@ class _Run:
 
     def _protected(self) -> None:
         account, pairs, links = self._account, self._pairs, self._rules.links
-        keys = Keys(standing(self._records(SUBJECT_KEYS)), self._findings, self._logs[Topic.RAW].incarnation)
+        keys = Keys(standing(self._records(SUBJECT_KEYS)), self._findings)
         for batch in batched(self._records(Topic.PROTECTED)):
             events = []
             for found in batch:

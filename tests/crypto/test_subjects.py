@@ -1,5 +1,5 @@
 """Guarantee: a person has one key at each offset, the same after a restart and in any order of rows. Erasure: see
-`test_erasure`.
+`tests/flow/test_erasure_of_keys.py`.
 
 Mutations seen red: the largest id of a race; a made key not put; the AAD without subject, key id, place or offset; the
 cache without bound, or none; rows that are not chosen unread.

@@ -2,11 +2,10 @@
 
 Mutations seen red. Account: each finding left out; differing records counted, not origins; digest without the key;
 order by raw partition alone; a foreign offset as a measure of order; committed not looked at; a partition that expired
-whole; what expired unread; resolved asked for beyond raw. Keys: tombstones as rows; the partition; erasures of any
-offset, or incarnation. Rows: the empty key; tombstones. Profiles: their bytes; merged into nothing; a profile of no
-event. Tables: version; counters; origins lacking; origins of others; pointers; one hop alone; profile ids; members;
-evidence; floor beyond high. Passes: changed duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad
-UTF-8.
+whole; what expired unread; resolved asked for beyond raw. Keys: tombstones as rows; the partition. Rows: the empty key;
+tombstones. Profiles: their bytes; merged into nothing; a profile of no event. Tables: version; counters; origins
+lacking; origins of others; pointers; one hop alone; profile ids; members; evidence; floor beyond high. Passes: changed
+duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad UTF-8.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import msgspec
 import pytest
 
 from pipeline.adapters.topic_specs import CLAIM
-from pipeline.crypto.subject_rows import Erasure, place_of
 from pipeline.errors import Transient
 from pipeline.events import Origin, Topic
 from pipeline.stages.identity_rows import Row, decode_row, encode, pack, unpack
@@ -622,28 +620,6 @@ def test_a_subject_key_that_was_written_again(world: Topology) -> None:
     world.append(SUBJECT_KEYS, row.partition, row.key, None)
     world.append(SUBJECT_KEYS, row.partition, row.key, row.value)
     assert world.report().ok
-
-
-@pytest.mark.parametrize(
-    ("offset", "of", "excused"),
-    [(0, NOW, False), (1, NOW, True), (0, "another", False)],
-    ids=["before", "after", "of another incarnation"],
-)
-def test_a_key_may_be_missing_if_the_person_was_erased_after_it_was_used(
-    world: Topology, offset: int, of: str, excused: bool
-) -> None:
-    row = next(world.records(SUBJECT_KEYS))
-    assert row.key is not None
-    subject = row.key[:-9].decode()
-    used = [e.origin for _, e in world.protected() if e.key and e.key.subject == subject]
-    last = max(o.offset for o in used if o.partition == row.partition)
-    erasure = Erasure(subject, place_of(of), last + offset)
-    world.append(SUBJECT_KEYS, row.partition, row.key, None)
-    world.append(SUBJECT_KEYS, row.partition, erasure.key, erasure.value)
-    if excused:
-        assert world.report().ok
-    else:
-        world.only(Check.KEYS)
 
 
 # -- garbage ----------------------------------------------------------------------------------------------------------
