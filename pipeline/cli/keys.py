@@ -296,7 +296,7 @@ def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
     wraps = by_kek((key, value) for (_, key), value in wiring.subject_rows(config).items())
     left = sum(n for kek_id, n in wraps.items() if kek_id in ids)
     if left:
-        called = _NONE[Purpose.SUBJECTS].partition(";")[0] if name == KEK else name
+        called = "the key-encryption key" if name == KEK else name
         raise Misuse(f"{called} still wraps {left:,} keys of people; workers with the epoch in use are to go on first")
 
 

@@ -158,7 +158,7 @@ class SubjectKeys:
     # -- epochs ------------------------------------------------------------------------------------------------------
 
     def rewrap(self, most: int) -> int:
-        """Wrap at most so many keys anew that are not under the epoch in use; return how many. 0: it is done.
+        """Wrap at most so many keys anew that are not under the epoch in use; return how many. To be called again.
 
         Keys and their ids stay, and what they sealed. Rows say what is left to do, so it goes on after a restart.
         """

@@ -38,7 +38,7 @@ AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
 
 REWRAPPED = 1_000
-"""Keys of people that are wrapped anew per tick and partition, after the epoch was rolled: 15 ms."""
+"""Keys of people that are wrapped anew per tick and partition, after the epoch was rolled: 20 ms."""
 
 Uses = Callable[[str, int], None]
 
