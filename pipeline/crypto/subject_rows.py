@@ -50,6 +50,9 @@ class KeyRow(msgspec.Struct, frozen=True, gc=False):
     made: int
     record: bytes
 
+    def __repr__(self) -> str:
+        return "KeyRow(…)"
+
     @property
     def kek_id(self) -> str:
         """Of the epoch, or the ring's KEK, that wraps it: 16 hex."""
@@ -92,6 +95,9 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
     subject: str
     place: bytes
     offset: int
+
+    def __repr__(self) -> str:
+        return "Erasure(…)"
 
     @property
     def key(self) -> bytes:
