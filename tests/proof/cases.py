@@ -183,7 +183,7 @@ def _twisted(rng: random.Random, event: ProtectedEvent) -> ProtectedEvent:
 def _erasing(rng: random.Random, made: list[ProtectedEvent]) -> list[ProtectedEvent]:
     """With erasures of all identifiers of an event, or of one alone: markers anywhere in the raw partitions of a stream,
     of which one may be missing. Of the partitions the last one may have been added later."""
-    made = [_anchored(replace(e, origin=replace(e.origin, offset=8 * e.origin.offset))) for e in made]
+    made = [_anchored(replace(e, origin=replace(e.origin, offset=8 + 8 * e.origin.offset))) for e in made]
     incarnation, partitions = rng.choice(("", "", "second")), rng.choice((3, 4, 4))
     offsets = dict.fromkeys(range(partitions), 0)
     at: dict[int, list[ProtectedEvent]] = {}  # place in `made` → markers before it
