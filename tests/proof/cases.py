@@ -47,7 +47,8 @@ def drawn(seed: int, number: int) -> Case:
     if rng.random() < 0.3:
         made = [rotated(event, rng.choice(("before", "overlap", "after"))) for event in drawn_events(rng, twist=False)]
     if rng.random() < 0.4:
-        made = _erasing(rng, made)
+        few = events(rng, rng.randint(10, 40), people=rng.choice((1, 2, 3)), decided=0.3)
+        made = _erasing(rng, few if rng.random() < 0.6 else made)
     return Case(number, rules, made, schedule)
 
 
@@ -183,24 +184,25 @@ def _twisted(rng: random.Random, event: ProtectedEvent) -> ProtectedEvent:
 def _erasing(rng: random.Random, made: list[ProtectedEvent]) -> list[ProtectedEvent]:
     """With erasures of all identifiers of an event, or of one alone: markers anywhere in the raw partitions of a stream,
     of which one may be missing. Of the partitions the last one may have been added later."""
-    made = [_anchored(replace(e, origin=replace(e.origin, offset=8 + 8 * e.origin.offset))) for e in made]
+    made = [_anchored(replace(e, origin=replace(e.origin, offset=1_000 + 1_000 * e.origin.offset))) for e in made]
     incarnation, partitions = rng.choice(("", "", "second")), rng.choice((3, 4, 4))
     offsets = dict.fromkeys(range(partitions), 0)
     at: dict[int, list[ProtectedEvent]] = {}  # place in `made` → markers before it
     subjects: list[str] = []
-    for n in range(rng.choice((1, 1, 2, 3))):
+    for n in range(rng.choice((1, 1, 2, 4))):
         if not subjects or rng.random() < 0.5:
-            victim = rng.choice(made)
-            subjects = sorted({victim.anchor, *victim.tokens.values()})
+            victims = rng.choices(made, k=rng.choice((1, 1, 3)))
+            subjects = sorted({token for victim in victims for token in (victim.anchor, *victim.tokens.values())})
             if rng.random() < 0.3:
-                subjects = [rng.choice(subjects)]
+                subjects = [rng.choice(victims).anchor]
         time = rng.choice((START, *(e.received_at for e in rng.choices(made, k=3))))
         around = rng.randint(0, len(made))
+        apart = rng.choice((0, 2, len(made)))
         missing = rng.randrange(partitions) if rng.random() < 0.2 else -1
         for subject in subjects:
             for raw in range(partitions):
                 if raw != missing:
-                    place = rng.choice((around, rng.randint(0, len(made))))
+                    place = min(max(0, around + rng.randint(-apart, apart)), len(made))
                     at.setdefault(place, []).append(_marker(n, subject, Origin("events.raw", incarnation, raw, 0), time, partitions))
     found = []
     for place in range(len(made) + 1):
