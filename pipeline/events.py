@@ -46,7 +46,7 @@ def is_source(name: str) -> bool:
 DECISIONS = frozenset(("link", "cut"))
 """Types of events by which an operator says that two identifiers are one person, or are not."""
 ERASE = "erase"
-"""The type of events by which an operator has what was known of an identifier erased: `stages.reference.standing`."""
+"""The type of events by which an operator has what was known of an identifier erased: `stages.reference.unerased`."""
 ORDERS = DECISIONS | {ERASE}
 """Types of events that tell nothing of a person: only an operator sends them."""
 

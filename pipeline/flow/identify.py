@@ -12,8 +12,8 @@ Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded befor
 twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
 a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
 `overflow` (a link beyond those that are kept of a token), `erasure` (a token whose facts were erased), `erased` (an
-event that came after its erasure and stands before it: not counted), `reevaluated` (a root divided again by other rules),
-`profile`, `message`. Cost by stage: `flow.identify_costs`.
+event that came after its erasure and stands before it: not counted), `reevaluated` (a root divided again by other
+rules), `profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations

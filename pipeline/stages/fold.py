@@ -190,7 +190,7 @@ class Taken(IntEnum):
 
 
 def counts(erased: Erased, event: Event, stream: str) -> bool:
-    """Does an event of the token stand after its latest erasure? The same as `reference.standing`."""
+    """Does an event of the token stand after its latest erasure? The same as `reference.unerased`."""
     origin = event.origin
     if stream == erased.stream:
         mark = erased.marks.get(origin.partition)

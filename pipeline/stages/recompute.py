@@ -35,7 +35,7 @@ from .computed import Computed
 from .dump import read
 from .link import Rules
 from .normalize import KINDS
-from .reference import decide, profile_id, standing
+from .reference import decide, profile_id, unerased
 from .registry import plain_name
 from .schema import PLAIN_KEY
 
@@ -61,7 +61,7 @@ Groups = dict[str, dict[str, Membership | None]]
 
 def recompute_part(events: Iterable[ProtectedEvent], rules: Rules) -> tuple[list[Profile], Groups]:
     """Return the profiles of some of all events, if no profile has others; and what they say of groups."""
-    part, erased = standing(events)
+    part, erased = unerased(events)
     return list(_profiles(part, erased, rules)), _members(part, erased, rules)
 
 

@@ -14,7 +14,7 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
    the weaker kind, first sighting): each joins the profiles of its two tokens unless they are one already or the joined
    one broke a rule. Links are not held back by limits, only by cuts.
 
-All of this of the events that `standing` leaves.
+All of this of the events that `unerased` leaves.
 """
 
 from __future__ import annotations
@@ -48,13 +48,19 @@ class Event(Protocol):
     def tokens(self) -> Mapping[str, str]: ...
 
 
-class Erasable(Event, Protocol):
+class Erasable(Protocol):
     """What counts of it for erasures. `clear` of a marker has `erasure` and `partitions`."""
 
     @property
     def origin(self) -> Origin: ...
     @property
+    def type(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
     def received_at(self) -> int: ...
+    @property
+    def anchor(self) -> str: ...
     @property
     def clear(self) -> Any: ...
 
@@ -103,13 +109,13 @@ def profile_id(event_id: str) -> str:
     return hashlib.sha256(frame(b"sealstream/profile-id/1", bytes.fromhex(event_id))).hexdigest()[:32]
 
 
-def standing(events: Iterable[E]) -> tuple[list[E], list[E]]:
+def unerased(events: Iterable[E]) -> tuple[list[E], list[E]]:
     """Return the events that count, and those that erasures take away; markers of erasures are of neither.
 
     A marker of a token's erasure stands in each raw partition of one stream (topic and incarnation). Of the token's
-    latest erasure by (time, name), the first marker in a partition takes away what the partition has of the token before
-    it, or all of it while there is none; and what other streams, and partitions that were added later, have received up
-    to the erasure's time. Events are a token's that are anchored on it.
+    latest erasure by (time, name), the first marker in a partition takes away what the partition has of the token
+    before it, or all of it while there is none. Of other streams, and partitions that were added later, it takes away
+    what was received up to its time. A token's events are those that are anchored on it.
     """
     every = list(events)
     markers: dict[str, dict[Erasure, dict[int, int]]] = {}

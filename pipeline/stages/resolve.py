@@ -273,10 +273,9 @@ class Resolver:
         """
         row, cluster = self.row(token), self._cluster(token)
         before, known = row.members.get(anchor), row.eras.get(anchor, 0)
-        if era > known:
-            after = visits
-        else:
-            after = before if era < known or visits is None else joined(before, visits)
+        after = visits if era > known else before
+        if era == known and visits is not None:
+            after = joined(before, visits)
         if after == before and era <= known:
             if token in self._announced:
                 return

@@ -155,8 +155,8 @@ def _check_erasure(known: Mapping[str, Field], where: str) -> None:
     found = {name: (f.type.kind, f.protect) for name, f in known.items() if not f.optional}
     if found != wanted or known.keys() != wanted.keys() or known["subject"].identifier != AS_IT_IS:
         raise Misuse(
-            f"{where}: an erasure has, all of them required, timestamp, erasure (string) and partitions (int), protect: "
-            f"clear, and subject, protect: token, identifier: {AS_IT_IS}"
+            f"{where}: an erasure has, all of them required, timestamp, erasure (string) and partitions (int), "
+            f"protect: clear, and subject, protect: token, identifier: {AS_IT_IS}"
         )
 
 

@@ -182,8 +182,8 @@ def _twisted(rng: random.Random, event: ProtectedEvent) -> ProtectedEvent:
 
 
 def _erasing(rng: random.Random, made: list[ProtectedEvent]) -> list[ProtectedEvent]:
-    """With erasures of all identifiers of an event, or of one alone: markers anywhere in the raw partitions of a stream,
-    of which one may be missing. Of the partitions the last one may have been added later."""
+    """With erasures of all identifiers of some events, or of one alone: markers anywhere in the raw partitions of a
+    stream, of which one may be missing. The last partition may have been added later."""
     made = [_anchored(replace(e, origin=replace(e.origin, offset=1_000 + 1_000 * e.origin.offset))) for e in made]
     incarnation, partitions = rng.choice(("", "", "second")), rng.choice((3, 4, 4))
     offsets = dict.fromkeys(range(partitions), 0)
@@ -203,12 +203,16 @@ def _erasing(rng: random.Random, made: list[ProtectedEvent]) -> list[ProtectedEv
             for raw in range(partitions):
                 if raw != missing:
                     place = min(max(0, around + rng.randint(-apart, apart)), len(made))
-                    at.setdefault(place, []).append(_marker(n, subject, Origin("events.raw", incarnation, raw, 0), time, partitions))
+                    at.setdefault(place, []).append(
+                        _marker(n, subject, Origin("events.raw", incarnation, raw, 0), time, partitions)
+                    )
     found = []
     for place in range(len(made) + 1):
         for marker in at.get(place, ()):
             offsets[marker.origin.partition] += 1
-            found.append(_anchored(replace(marker, origin=replace(marker.origin, offset=offsets[marker.origin.partition]))))
+            found.append(
+                _anchored(replace(marker, origin=replace(marker.origin, offset=offsets[marker.origin.partition])))
+            )
         if place < len(made):
             found.append(made[place])
             if made[place].origin.partition in offsets:
@@ -219,7 +223,18 @@ def _erasing(rng: random.Random, made: list[ProtectedEvent]) -> list[ProtectedEv
 def _marker(n: int, subject: str, origin: Origin, time: int, partitions: int) -> ProtectedEvent:
     clear = {"erasure": f"{n % 2:032x}", "partitions": partitions}
     return ProtectedEvent(
-        "", origin, "operator", "identity_erase/1", ERASE, time, time, f"e-{n}", subject, None, {"subject": subject}, clear
+        "",
+        origin,
+        "operator",
+        "identity_erase/1",
+        ERASE,
+        time,
+        time,
+        f"e-{n}",
+        subject,
+        None,
+        {"subject": subject},
+        clear,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import msgspec
 
 from pipeline.events import DECISIONS, ProtectedEvent, Topic
-from pipeline.stages.reference import profile_id, standing
+from pipeline.stages.reference import profile_id, unerased
 from pipeline.stages.resolve import SPLIT_FROM
 from tests.flow.identity_world import Worker, World
 from tests.flow.test_identify import expected, rows_of
@@ -35,7 +35,7 @@ def tried(case: Case, *, first: int | None = None) -> Counter[str]:
     waves = [order[:third], order[third : 2 * third], order[2 * third :]] if rng.random() < 0.5 else [order]
     zombies = Walk(world, rng).through(waves)
     wanted = expected(made, case.rules)
-    _, erased = standing(made)
+    _, erased = unerased(made)
     judge(world, wanted, {profile_id(event.event_id) for event in erased if event.type not in DECISIONS})
     found = Counter(events=len(made), records=len(order), crashes=world.crashes, zombies=zombies, erased=len(erased))
     return found + told(world, wanted)
