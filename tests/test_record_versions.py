@@ -29,7 +29,20 @@ from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, So
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
 from pipeline.stages.content import event_decoder
-from pipeline.stages.identity_rows import Apart, Assigned, Calculated, Evidence, Facts, Join, Row, Seen, Union
+from pipeline.stages.identity_rows import (
+    Apart,
+    Assigned,
+    Calculated,
+    Erased,
+    Evidence,
+    Facts,
+    Join,
+    Left,
+    Member,
+    Row,
+    Seen,
+    Union,
+)
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.measure import Measure
 from pipeline.stages.partition import LINK
@@ -89,6 +102,19 @@ FULL_ROW = msgspec.structs.replace(
     recent=bytes(range(16)),
     counted={bytes(range(8)): (1_790_000_000_500, 0, 3, 42, [("orders~00000000", 20_717, b"")])},
 )
+ERASED_ROW = msgspec.structs.replace(
+    ROW,
+    facts=msgspec.structs.replace(
+        FULL_FACTS,
+        former={"email.2." + "0d" * 16: "email.1." + "0d" * 16},
+        erasures=1,
+        gone=[(1_790_000_000_000, 1, 0, 7)],
+        met={"email.2.": bytes(range(16))},
+    ),
+    erased=Erased(1_790_000_000_000, "0e" * 16, 12, "events.raw\0" + "ab" * 16, {3: 41}),
+    visited={"group_id.1.": bytes(range(16))},
+    eras={MAIL: 1},
+)
 ALERT = Alert(
     dedup_key="rate:source=shop",
     status=AlertStatus.TRIGGER,
@@ -126,6 +152,9 @@ MSGPACK: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "identity/join": (Join(USER), identity_rows.message_decoder.decode),
     "identity/apart": (Apart([MAIL], True), identity_rows.message_decoder.decode),
     "identify/tokens with links": (LINKED, identity_rows.decode_row),
+    "identity/member": (Member(USER, (5, 0), 1), identity_rows.message_decoder.decode),
+    "identity/left": (Left(USER, 1), identity_rows.message_decoder.decode),
+    "identify/tokens, erased": (ERASED_ROW, identity_rows.decode_row),
     "identity/assigned": (Assigned(USER, bytes(range(16))), identity_rows.message_decoder.decode),
     "identify/tokens": (ROW, identity_rows.decode_row),
     "identify/evidence": (FACTS, identity_rows.decode_facts),
@@ -278,6 +307,8 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
         ("identify/tokens, full", 5, msgspec.structs.replace(ROW, facts=FULL_FACTS)),
         ("identify/evidence, full", 8, FACTS),
+        ("identify/tokens, erased", 13, msgspec.structs.replace(ERASED_ROW, erased=None, visited={}, eras={})),
+        ("identity/member", 3, Member(USER, (5, 0))),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),
     ],
 )

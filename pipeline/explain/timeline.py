@@ -15,7 +15,7 @@ import msgspec
 
 from ..events import DECISIONS, ORDERS
 from ..stages.link import Rules
-from ..stages.reference import Pair
+from ..stages.reference import Pair, unerased
 from .evidence import People, Sighting
 
 WORK = 1_000_000
@@ -114,12 +114,13 @@ def founder(events: list[Sighting], rules: Rules, profile_id: str) -> str | None
     """Return a token of the profile that has, or had, this id; None if none had."""
     from ..stages.reference import profile_id as id_of
 
-    seen: set[str] = set()
-    for event in events:
-        if event.type not in ORDERS and event.anchor not in seen:
-            seen.add(event.anchor)
-            if id_of(event.event_id) == profile_id:
-                return event.anchor
+    for some in (events, unerased(events)[0]):
+        seen: set[str] = set()
+        for event in some:
+            if event.type not in ORDERS and event.anchor not in seen:
+                seen.add(event.anchor)
+                if id_of(event.event_id) == profile_id:
+                    return event.anchor
     return None
 
 

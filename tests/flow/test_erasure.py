@@ -32,7 +32,7 @@ from pipeline.stages.schema import parse
 from tests.flow.identity_world import World
 from tests.flow.test_identify import rows_of
 from tests.stages.event_world import RECEIVED, Leg, document, envelope, field, registry
-from tests.stages.identity_events import RULES, device, email, rules, seen, token, user
+from tests.stages.identity_events import RULES, device, email, erasure, rules, seen, token, user
 
 OPERATOR = (("source-id", SOURCE.encode()),)
 NAME = "0123456789abcdef" * 2
@@ -121,8 +121,7 @@ def at(made: ProtectedEvent, partition: int, **changed: Any) -> ProtectedEvent:
 
 
 def marker(n: int, subject: str, partition: int = 0, partitions: int = 1, time: int = 2_000_000) -> ProtectedEvent:
-    made = replace(seen(n, subject, time=time, kind="erase", source="operator"), tokens={"subject": subject})
-    return at(made, partition, clear={"erasure": NAME, "partitions": partitions}, schema="identity_erase/1")
+    return at(erasure(n, subject, time=time, partitions=partitions), partition)
 
 
 def id_of(event: ProtectedEvent) -> str:
