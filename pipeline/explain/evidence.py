@@ -34,7 +34,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
     @property
     def clear(self) -> Any:
-        return msgspec.json.decode(self.content)
+        return msgspec.json.decode(self.content) if self.content else None
 
     @property
     def received(self) -> tuple[int, Origin]:

@@ -120,10 +120,9 @@ def unerased(events: Iterable[E]) -> tuple[list[E], list[E]]:
     every = list(events)
     markers: dict[str, dict[Erasure, dict[int, int]]] = {}
     for event in every:
-        if event.type == ERASE:
+        if event.type == ERASE and (named := marked(event)) is not None:
             origin = event.origin
-            name, partitions = event.clear["erasure"], event.clear["partitions"]
-            erasure = event.time, name, partitions, origin.topic, origin.incarnation
+            erasure = event.time, *named, origin.topic, origin.incarnation
             places = markers.setdefault(event.anchor, {}).setdefault(erasure, {})
             places[origin.partition] = min(places.get(origin.partition, origin.offset), origin.offset)
     stands: list[E] = []
@@ -133,6 +132,15 @@ def unerased(events: Iterable[E]) -> tuple[list[E], list[E]]:
             of_token = markers.get(event.anchor)
             (stands if of_token is None or _after(event, *max(of_token.items())) else taken).append(event)
     return stands, taken
+
+
+def marked(event: Erasable) -> tuple[str, int] | None:
+    """Of a marker, the erasure's name and number of partitions; None if it has none, and marks nothing."""
+    clear = event.clear
+    if not isinstance(clear, dict):
+        return None
+    name, partitions = clear.get("erasure"), clear.get("partitions")
+    return (name, partitions) if isinstance(name, str) and type(partitions) is int else None
 
 
 def _after(event: Erasable, erasure: Erasure, places: Mapping[int, int]) -> bool:

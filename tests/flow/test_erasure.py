@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from pipeline.errors import Misuse
 from pipeline.events import Origin, ProtectedEvent, Topic, event_id
 from pipeline.stages.decision import SOURCE
-from pipeline.stages.identity_rows import Left, Member, encode, group_id
+from pipeline.stages.identity_rows import Left, Member, Row, encode, group_id
 from pipeline.stages.link import Rules
 from pipeline.stages.recompute import recompute
 from pipeline.stages.reference import profile_id, unerased
@@ -164,6 +164,7 @@ def test_nothing_is_left_of_a_profile_that_was_erased_but_tombstones() -> None:
         assert row.facts is not None
         assert not any((row.facts.births, row.facts.events, row.facts.traits, row.facts.links, row.facts.sources))
         assert not any((row.edges, row.recent, row.counted))
+        assert row.latest == Row().latest
 
 
 def test_what_comes_afterwards_is_another_profile_from_its_first_event_on() -> None:
@@ -178,6 +179,20 @@ def test_what_comes_afterwards_is_another_profile_from_its_first_event_on() -> N
     assert after["events"] == {"track": 1}
     assert world.latest().keys() == {id_of(new)}
     assert resolved(world)[new.event_id] == id_of(new)
+
+
+def test_no_event_is_resolved_under_the_id_that_was_told_before_the_erasure() -> None:
+    world = World(3)
+    (old,) = settled(world, seen(0, user(1)), seen(1, user(1), email(1)))
+    new = seen(3, email(1))
+    for event in (marker(2, email(1)), new):
+        world.publish(event)
+    ((worker, topic),) = world.waiting()
+    world.take(worker, topic, 9)
+    world.checkpoint(worker)
+    assert resolved(world)[new.event_id] == id_of(new) != old["profile_id"]
+    settled(world)
+    assert rows_of(world)[email(1)].profile.hex() == old["profile_id"]  # whose link names it still
 
 
 def test_of_a_profile_of_which_one_identifier_is_erased_the_rest_goes_on_under_an_id_of_its_own() -> None:
