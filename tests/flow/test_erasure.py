@@ -264,6 +264,15 @@ def test_an_identifier_that_was_shared_stays_so(passed_over: bool) -> None:
     assert all(p["conflicts"][0]["rule"] == "shared" for p in profiles)
 
 
+def test_an_event_that_does_not_count_may_make_an_identifier_shared_at_last() -> None:
+    made = [*(seen(n, user(n), device(1)) for n in (1, 2, 3)), seen(4, user(1), email(9)), marker(5, email(9), 0, 2)]
+    world = World(3, RULES)
+    for event in (*made, last := at(seen(6, email(9), device(1)), 1)):
+        settled(world, event)
+    assert world.profiles() == list(recompute((msgspec.json.encode(e) for e in (*made, last)), RULES))
+    assert all(b'"rule":"shared"' in profile for profile in world.profiles())
+
+
 def test_a_group_loses_the_member_who_comes_back_with_a_later_visit() -> None:
     made = [seen(0, user(1), GROUP), seen(1, user(2), GROUP, time=5_000)]
     world = held(*made, marker(2, user(1)))

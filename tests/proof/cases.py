@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -124,19 +124,11 @@ def drawn_events(rng: random.Random, *, twist: bool = True) -> list[ProtectedEve
     count = rng.choice((rng.randint(1, 8), rng.randint(1, 40), rng.randint(25, 40)))
     made = events(rng, count, people=rng.choice((1, 2, 4, 8, 16)), decided=rng.choice((0, 0.1, 0.5)))
     if rng.random() < 0.4:
-        made = _mixed(rng, made, _kiosk(rng))
+        made = mixed(rng, [made, _kiosk(rng)])
     if twist and rng.random() < 0.5:
         share = rng.choice((0.1, 0.4))
         made = [_twisted(rng, event) if rng.random() < share else event for event in made]
     return made
-
-
-def _mixed(rng: random.Random, one: list[ProtectedEvent], other: list[ProtectedEvent]) -> list[ProtectedEvent]:
-    """Both, each in its order."""
-    rest = [iter(one), iter(other)]
-    turns = [0] * len(one) + [1] * len(other)
-    rng.shuffle(turns)
-    return [next(rest[turn]) for turn in turns]
 
 
 def _kiosk(rng: random.Random) -> list[ProtectedEvent]:
@@ -307,9 +299,9 @@ def _in_order(rng: random.Random, made: Sequence[ProtectedEvent]) -> list[Protec
     return order
 
 
-def mixed(rng: random.Random, orders: Sequence[Sequence[ProtectedEvent]]) -> Iterator[ProtectedEvent]:
+def mixed(rng: random.Random, orders: Sequence[Sequence[ProtectedEvent]]) -> list[ProtectedEvent]:
     """All of them, each in its order."""
     rest = [iter(order) for order in orders]
     turns = [n for n, order in enumerate(orders) for _ in order]
     rng.shuffle(turns)
-    return (next(rest[turn]) for turn in turns)
+    return [next(rest[turn]) for turn in turns]
