@@ -82,6 +82,8 @@ CHECKED = 2_000
 NOBODY = bytes(DIGEST)
 """The profile's id of what is no profile's: an operator's event about a token without others, an erased one."""
 NOBODY_ID = NOBODY.hex().encode()
+_UNDER = b'{"profile_id":"%b",'
+"""What an event's JSON begins with once its profile is known."""
 
 
 class IdentifyLeg:
@@ -203,7 +205,8 @@ class IdentifyPartition:
                 where = self._stream(origin.topic, origin.incarnation)
             if (row.erased is not None and not counts(row.erased, event, where)) or event.type == ERASE:
                 self._uncounted(row, event, where, value)
-                resolved(Out(NOBODY_ID, _under(NOBODY_ID, value), record.timestamp if record.timestamp > 0 else 0))
+                value = value.replace(b"{", _UNDER % NOBODY_ID, 1)
+                resolved(Out(NOBODY_ID, value, record.timestamp if record.timestamp > 0 else 0))
                 continue
             content = content_of(event)
             done = fold(row, event, where, content, rules)
@@ -232,7 +235,8 @@ class IdentifyPartition:
                         resolver.join(anchor, token)
                     met.clear()
             ident = (row.profile or _own_id(row)).hex().encode()
-            resolved(Out(ident, _under(ident, value), record.timestamp if record.timestamp > 0 else 0))
+            value = value.replace(b"{", _UNDER % ident, 1)
+            resolved(Out(ident, value, record.timestamp if record.timestamp > 0 else 0))
 
     def _load(self, record: Record, anchor: str) -> Row | None:
         """The row of an anchor; None if the record is not from the protect leg."""
@@ -365,11 +369,6 @@ class _Marker(msgspec.Struct, gc=False):
 
 
 _marker = msgspec.json.Decoder(_Marker).decode
-
-
-def _under(ident: bytes, value: bytes) -> bytes:
-    """The event's JSON with its profile's id in front."""
-    return value.replace(b"{", b'{"profile_id":"%b",' % ident, 1)
 
 
 def _own_id(row: Row) -> bytes:
