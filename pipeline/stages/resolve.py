@@ -375,9 +375,8 @@ class Resolver:
             self._forget_told(self._cluster(token), token)
 
     def _forget_told(self, cluster: Cluster, token: str) -> None:
-        """An erasure parts what was one before: what was told in a life that a crash took back may differ from now."""
-        cluster.told.clear()
-        cluster.as_rule = None
+        """With all that was erased the owner of `token` has forgotten its profile."""
+        cluster.told[token] = None
         cluster.retell = True
         cluster.mentioned[token] = None
 

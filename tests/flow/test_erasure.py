@@ -29,7 +29,7 @@ from pipeline.stages.link import Rules
 from pipeline.stages.recompute import recompute
 from pipeline.stages.reference import profile_id, unerased
 from pipeline.stages.schema import parse
-from tests.flow.identity_world import World
+from tests.flow.identity_world import Worker, World, partition_of
 from tests.flow.test_identify import rows_of
 from tests.stages.event_world import RECEIVED, Leg, document, envelope, field, registry
 from tests.stages.identity_events import RULES, device, email, erasure, rules, seen, token, user
@@ -246,10 +246,17 @@ def test_erased_decisions_and_links_part_what_they_joined() -> None:
     made = [seen(0, user(1)), seen(1, email(1)), seen(2, user(1), email(1), kind="link")]
     world = held(*made, marker(3, user(1)))
     assert [list(msgspec.json.decode(p)["tokens"]) for p in world.profiles()] == [["email"]]
-    decided = held(seen(0, email(1)), seen(1, email(2)), seen(2, user(1), email(1), kind="link"), marker(3, user(1)))
-    assert [msgspec.json.decode(p)["tokens"] for p in decided.profiles()] == [
-        {"email": [email(n)]} for n in sorted((1, 2), key=lambda n: id_of(seen(n - 1, email(n))))
-    ]
+    world = World(3)
+    (whole,) = settled(world, seen(0, email(1)), seen(1, user(1), email(1), kind="link"))
+    (alone,) = settled(world, marker(2, user(1)))
+    assert whole["tokens"] == {"email": [email(1)], "user_id": [user(1)]}
+    assert alone["tokens"] == {"email": [email(1)]}
+
+
+def test_an_event_that_does_not_count_makes_the_rows_that_others_make() -> None:
+    sighted, linked = (at(seen(n, user(1), email(n), kind=k), 1) for n, k in ((2, "track"), (3, "link")))
+    world = held(seen(0, user(1)), marker(1, user(1), 0, 2), sighted, linked)
+    assert rows_of(world).keys() == {user(1), email(2), email(3)}
 
 
 @pytest.mark.parametrize("passed_over", [False, True])
@@ -282,7 +289,12 @@ def test_a_group_loses_the_member_who_comes_back_with_a_later_visit() -> None:
     world = held(*made, marker(2, user(1)), seen(3, user(1), GROUP, time=9_000))
     group = msgspec.json.decode(world.latest()[group_id(GROUP).hex()])
     assert group["members"][user(1)]["first"] == 9_000
-    assert not held(*made, marker(2, user(1)), marker(3, user(2))).latest()
+    world = World(3)
+    assert len(settled(world, *made)) == 3
+    assert settled(world, marker(2, user(1)), marker(3, user(2))) == []
+    assert not world.latest()
+    assert not rows_of(world)[GROUP].profile
+    assert len(settled(world, seen(4, user(2), GROUP))) == 2
 
 
 def test_a_member_keeps_its_place() -> None:
@@ -301,6 +313,55 @@ def test_a_former_owners_word_brings_no_member_back() -> None:
     world.settle()
     group = msgspec.json.decode(world.latest()[group_id(GROUP).hex()])
     assert list(group["members"]) == [user(2)]
+
+
+def _stop_before_the_state(n: int) -> int:
+    """A crash of a checkpoint of three phases, of which the last one is nothing yet."""
+    return 2 if n == 3 else 0
+
+
+def _apart(*tokens: str) -> tuple[World, list[Worker]]:
+    """A world in which each of the tokens has an owner of its own."""
+    for partitions in range(len(tokens), 40):
+        homes = [partition_of(t.encode(), partitions) for t in tokens]
+        if len(set(homes)) == len(homes):
+            world = World(partitions)
+            return world, [world.workers[home] for home in homes]
+    raise AssertionError
+
+
+def test_an_owner_who_forgets_the_profile_once_more_after_a_crash_is_told_it_again() -> None:
+    world, (root, owner) = _apart(user(1), email(1))
+    (profile,) = settled(world, seen(0, user(1), email(1)), seen(1, email(1)))
+    world.publish(marker(2, email(1)))
+    world.take(owner, Topic.PROTECTED, 9)
+    world.checkpoint(owner, _stop_before_the_state)
+    world.take(root, Topic.IDENTITY, 9)
+    world.checkpoint(root)
+    for topic in (Topic.IDENTITY, Topic.PROTECTED):  # told first, then it forgets
+        world.take(owner, topic, 9)
+        world.checkpoint(owner)
+    world.settle()
+    assert rows_of(world)[email(1)].profile.hex() == profile["profile_id"]
+
+
+def test_who_was_parted_in_a_life_that_a_crash_took_back_is_told_it_again() -> None:
+    world, (root, owner, other) = _apart(user(1), email(1), device(1))
+    (profile,) = settled(world, seen(0, user(1), email(1)), seen(1, email(1), device(1)))
+    world.publish(marker(2, email(1)))
+    world.take(owner, Topic.PROTECTED, 9)
+    world.checkpoint(owner)
+    world.take(root, Topic.IDENTITY, 9)
+    world.checkpoint(root, _stop_before_the_state)
+    world.take(other, Topic.IDENTITY, 9)
+    world.checkpoint(other)
+    assert not rows_of(world)[device(1)].profile
+    world.publish(seen(3, email(1), device(1)))
+    world.take(owner, Topic.PROTECTED, 9)
+    world.checkpoint(owner)
+    world.settle()
+    assert [msgspec.json.decode(p)["profile_id"] for p in world.profiles()] == [profile["profile_id"]]
+    assert rows_of(world)[device(1)].profile.hex() == profile["profile_id"]
 
 
 def test_what_happened_is_counted() -> None:
