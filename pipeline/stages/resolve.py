@@ -291,8 +291,6 @@ class Resolver:
                 row.members[anchor] = after
             if before is None and not known:
                 self._make_room(row)
-            if not row.members:
-                cluster.mentioned[token] = None
             self._changed[token] = row
         if cluster.stale is not None:
             cluster.stale[token] = None
