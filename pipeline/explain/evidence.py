@@ -77,7 +77,7 @@ def _gathered(events: Iterable[Sighting], erased: dict[str, Periods]) -> list[Si
     fronts: dict[Any, list[Sighting]] = {}
     for event in events:
         own = event.event_id if event.type in ORDERS else ""
-        if event.type != ERASE:
+        if event.type != ERASE and event.content:
             event = msgspec.structs.replace(event, content=msgspec.Raw())
         key: Any = own, event.anchor, frozenset(event.everything())
         if event.anchor in erased:  # the events of one period are erased together

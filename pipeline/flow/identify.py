@@ -42,8 +42,8 @@ from ..stages.fold import (
     meet,
     pass_over,
     sight,
+    visit,
     visited,
-    with_digest,
 )
 from ..stages.identity_rows import (
     DIGEST,
@@ -74,7 +74,8 @@ KNOWN_EDGES = 256 * DIGEST
 
 
 MAX_LINKS = 1000
-"""Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival."""
+"""Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival. When it is
+erased, so many of the groups that it named are told."""
 
 CHECKED = 2_000
 """Rows that a partition checks per tick for having been divided by other rules; a tick is about a second."""
@@ -268,9 +269,10 @@ class IdentifyPartition:
                 row.facts.former.update(pair for pair in formers(event.tokens) if pair[1] == token)
                 self._met.append(token)
         elif token.startswith(GROUP) and not links(kind_of(token)):
-            facts, prefix = row.facts, token[: -2 * DIGEST]
+            facts = row.facts
             assert facts is not None
-            row.visited[prefix] = with_digest(row.visited.get(prefix, b""), digest_of(token))
+            if not visit(row, token, MAX_LINKS):
+                self._overflow += 1
             self._resolver.visit(token, anchor, event.time, facts.erasures)
             row.latest = max(row.latest, event.time)
         if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:

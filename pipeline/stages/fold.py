@@ -234,7 +234,7 @@ def erase(row: Row, event: Event, stream: str, erasure: str, partitions: int) ->
     )
     for prefix, links in facts.links.items():
         for digest, *_ in LINK.iter_unpack(links):
-            row.facts.met[prefix] = with_digest(row.facts.met.get(prefix, b""), digest)
+            row.facts.met[prefix] = _with_digest(row.facts.met.get(prefix, b""), digest)
     empty = Row()
     row.profile, row.edges, row.recent, row.counted = empty.profile, empty.edges, empty.recent, empty.counted
     row.day, row.latest, row.visited = empty.day, empty.latest, empty.visited
@@ -252,7 +252,7 @@ def meet(row: Row, token: str, most: int) -> bool | None:
     assert facts is not None
     prefix, digest = token[: -2 * DIGEST], digest_of(token)
     before = facts.met.get(prefix, b"")
-    after = with_digest(before, digest)
+    after = _with_digest(before, digest)
     if after is before:
         return False
     if sum(map(len, facts.met.values())) >= most * DIGEST:
@@ -262,12 +262,24 @@ def meet(row: Row, token: str, most: int) -> bool | None:
     return True
 
 
-def with_digest(packed: bytes, digest: bytes) -> bytes:
+def _with_digest(packed: bytes, digest: bytes) -> bytes:
     """`packed`, digests of one prefix, with one more; the same object if it is there."""
     at = packed.find(digest)
     while at >= 0 and at % DIGEST:  # across two of them
         at = packed.find(digest, at + 1)
     return packed if at >= 0 else packed + digest
+
+
+def visit(row: Row, token: str, most: int) -> bool:
+    """Note that an event of `row`'s token names a group; False if it is one of more than `most`."""
+    prefix = token[: -2 * DIGEST]
+    before = row.visited.get(prefix, b"")
+    after = _with_digest(before, digest_of(token))
+    if after is not before:
+        if sum(map(len, row.visited.values())) >= most * DIGEST:
+            return False
+        row.visited[prefix] = after
+    return True
 
 
 def visited(row: Row) -> list[str]:
