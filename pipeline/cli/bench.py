@@ -38,6 +38,7 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench --json
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
+      sealstream bench crypto
       sealstream bench identify
       sealstream bench latency --rate 2000 --seconds 30
       sealstream bench identity-truth
@@ -111,6 +112,32 @@ def protect(
             "ratio_by_round": [round(r, 2) for r in scaled],
             "ratio": round(statistics.median(scaled), 2),
         }
+    _show(result, as_json)
+
+
+@bench.command()
+@click.option("--subjects", default=100_000, show_default=True, type=click.IntRange(100), help="People with a key.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
+@seeded
+@as_json
+def crypto(subjects: int, rounds: int, seed: int, as_json: bool) -> None:
+    """Tokens, seals and people's keys, in memory: CPU µs per use, the median of the rounds.
+
+    `event`: 3 tokens, the person's key and 4 seals, of a person drawn at random; `event_remembered`: of one whom the
+    caches hold; `event_cold`: the person's first one since the start.
+
+    \b
+    Example:
+      sealstream bench crypto --json
+    """
+    part = _part("crypto")
+    result = {
+        "bench": "crypto",
+        "subjects": subjects,
+        "rounds": rounds,
+        "microseconds": part.costs(subjects, rounds, seed),
+        "peak_rss_bytes": _part("costs").own_peak_rss_bytes(),
+    }
     _show(result, as_json)
 
 
