@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -39,6 +39,7 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
       sealstream bench crypto
+      sealstream bench subject-keys --subjects 10000000 --store memory --store rocksdb
       sealstream bench identify
       sealstream bench latency --rate 2000 --seconds 30
       sealstream bench identity-truth
@@ -139,6 +140,34 @@ def crypto(subjects: int, rounds: int, seed: int, as_json: bool) -> None:
         "peak_rss_bytes": _part("costs").own_peak_rss_bytes(),
     }
     _show(result, as_json)
+
+
+@bench.command("subject-keys")
+@click.option("--subjects", default=1_000_000, show_default=True, type=click.IntRange(100), help="People with a key.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    default=["memory"],
+    show_default=True,
+    type=click.Choice(["memory", "rocksdb", "changelog"]),
+    help="rocksdb needs sealstream[bench]; changelog: through Kafka into a worker that starts.",
+)
+@as_json
+def subject_keys(subjects: int, stores: tuple[str, ...], as_json: bool) -> None:
+    """The table of people's keys: bytes per person, the time to make and to write them, and to read them back.
+
+    \b
+    Examples:
+      sealstream bench subject-keys --subjects 10000000 --store memory --store rocksdb
+      sealstream bench subject-keys --subjects 10000000 --store changelog --json
+    """
+    part = _part("subject_keys")
+    for store in stores:
+        part.needs(store)
+    with _broker() if "changelog" in stores else nullcontext() as bootstrap:
+        found = part.measured(subjects, stores, bootstrap, _say)
+    _show({"bench": "subject-keys", "subjects": subjects, **found}, as_json)
 
 
 @bench.command()

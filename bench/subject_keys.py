@@ -1,0 +1,182 @@
+"""The keys of very many people: bytes per person in memory and on RocksDB, and how long until a table is there again.
+
+Keys are made once, by `SubjectKeys`, and their rows put into a file. Each store is filled from it in a process of its
+own, whose memory is then its own:
+
+    python -m bench.subject_keys STORE SUBJECTS ROWS       # one JSON object; STORE `made` writes the file ROWS
+
+`changelog` is the way through Kafka into a worker that starts.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bench.measure import rss_bytes
+from bench.recovery import recover
+from bench.setting import HERE, setting
+from pipeline.adapters.memory_table import MemoryTable
+from pipeline.adapters.topic_specs import changelog_name
+from pipeline.crypto.kek import LocalKek
+from pipeline.crypto.subjects import SubjectKeys
+from pipeline.errors import Misuse
+from pipeline.ports import Table
+
+KEK = LocalKek(bytes(range(32)))
+BATCH = 10_000
+LOOK_UPS = 10_000
+Row = tuple[bytes, bytes]
+Say = Callable[[str], None]
+
+
+def subject(number: int) -> str:
+    return f"user_id.1.{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}"
+
+
+def measured(subjects: int, stores: Sequence[str], bootstrap: str | None, say: Say) -> dict[str, Any]:
+    """Return store → figures. `bootstrap`: for the changelog."""
+    with tempfile.TemporaryDirectory(prefix="sealstream-bench-") as made:
+        rows = Path(made) / "rows"
+        say(f"making {subjects:,} keys")
+        found = {"made": _apart("made", subjects, rows)}
+        for store in stores:
+            say(f"store: {store}")
+            found[store] = _apart(store, subjects, rows) if store in STORES else _changelog(bootstrap or "", rows, say)
+    return found
+
+
+def _apart(store: str, subjects: int, rows: Path) -> Any:
+    command = [sys.executable, "-m", "bench.subject_keys", store, str(subjects), str(rows)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process for the store {store} ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def make(subjects: int, rows: Path) -> dict[str, Any]:
+    """Make the keys, as the protect leg does for people it does not know, and write their rows."""
+    before, table = _rss(), MemoryTable()
+    keys = SubjectKeys(table, KEK)
+    began = time.process_time()
+    for number in range(subjects):
+        keys.get(subject(number))
+    took, grown = time.process_time() - began, _rss() - before
+    with rows.open("wb") as file:
+        for row in table.items():
+            pickle.dump(row, file)
+    return {
+        "microseconds_each": round(took / subjects * 1e6, 2),
+        "bytes_each": round(grown / subjects),
+        "row_bytes_each": round(sum(len(key) + len(value) for key, value in table.items()) / subjects),
+    }
+
+
+def in_memory(subjects: int, rows: Path) -> dict[str, Any]:
+    before, table = _rss(), MemoryTable()
+    began = time.monotonic()
+    for key, value in _rows(rows):
+        table.put(key, value)
+    seconds = time.monotonic() - began
+    return {"read_from_file_seconds": round(seconds, 1), **_looked_up(table, subjects, before)}
+
+
+def on_rocksdb(subjects: int, rows: Path) -> dict[str, Any]:
+    from bench.rocks_table import RocksTable
+
+    directory = rows.with_name("rocksdb")
+    began = time.monotonic()
+    table, left = RocksTable(directory), _rows(rows)
+    while batch := list(islice(left, BATCH)):
+        table.fill(batch)
+    table.close()
+    written = time.monotonic() - began
+    del table
+    size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+    before = _rss()
+    began = time.monotonic()
+    table = RocksTable(directory)
+    opened = time.monotonic() - began
+    found = _looked_up(table, subjects, before)
+    table.close()
+    return {
+        "written_seconds": round(written, 1),
+        "open_seconds": round(opened, 1),
+        "disk_bytes_each": round(size / subjects),
+        **found,
+    }
+
+
+STORES = {"made": make, "memory": in_memory, "rocksdb": on_rocksdb}
+
+
+def _looked_up(table: Table, subjects: int, before: int) -> dict[str, Any]:
+    """Memory with the rows alone and once keys are looked up; the first look-up, and others of people at random."""
+    rows = _rss() - before
+    keys = SubjectKeys(table, KEK, random=_none)
+    began = time.monotonic()
+    keys.get(subject(0))
+    first = time.monotonic() - began
+    with_index = _rss() - before
+    drawn = [subject(n) for n in random.Random(7).sample(range(subjects), min(LOOK_UPS, subjects))]
+    began = time.process_time()
+    for each in drawn:
+        keys.get(each)
+    took = time.process_time() - began
+    return {
+        "bytes_each": round(rows / subjects),
+        "bytes_each_in_use": round(with_index / subjects),
+        "first_look_up_seconds": round(first, 2),
+        "look_up_microseconds": round(took / len(drawn) * 1e6, 2),
+    }
+
+
+def _changelog(bootstrap: str, rows: Path, say: Say) -> dict[str, Any]:
+    with setting(bootstrap) as s:
+        name = changelog_name("protect", "subject-keys", prefix=s.prefix)
+        began = time.monotonic()
+        count = s.broker.fill(name, ((key, value, []) for key, value in _rows(rows)))
+        written = time.monotonic() - began
+        say("a worker starts")
+        found = recover(s, "protect", [name])
+        return {"written_seconds": round(written, 1), **found._asdict(), "bytes_each": round(found.rss_bytes / count)}
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        while file.peek(1):
+            yield pickle.load(file)
+
+
+def _none(count: int) -> bytes:
+    raise RuntimeError("a key was not found, and would be made anew")
+
+
+def _rss() -> int:
+    gc.collect()
+    return rss_bytes(os.getpid())
+
+
+def needs(store: str) -> None:
+    """`Misuse` if a store cannot be had here."""
+    if store == "rocksdb":
+        try:
+            import rocksdict  # noqa: F401
+        except ImportError:
+            raise Misuse("the store rocksdb needs rocksdict: pip install 'sealstream[bench]'") from None
+
+
+if __name__ == "__main__":
+    print(json.dumps(STORES[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))))
