@@ -15,7 +15,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +23,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench.measure import rss_bytes
+from bench.measure import apart, rss_bytes
 from bench.recovery import recover
-from bench.setting import HERE, setting
+from bench.setting import setting
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.adapters.topic_specs import changelog_name
 from pipeline.crypto.kek import LocalKek
@@ -50,20 +49,15 @@ def measured(subjects: int, stores: Sequence[str], bootstrap: str | None, say: S
     with tempfile.TemporaryDirectory(prefix="sealstream-bench-") as made:
         rows = Path(made) / "rows"
         say(f"making {subjects:,} keys")
-        found = {"made": _apart("made", subjects, rows)}
+        found = {"made": apart("subject_keys", "made", subjects, rows)}
         for store in stores:
             say(f"store: {store}")
-            found[store] = _apart(store, subjects, rows) if store in STORES else _changelog(bootstrap or "", rows, say)
+            found[store] = (
+                apart("subject_keys", store, subjects, rows)
+                if store in STORES
+                else _changelog(bootstrap or "", rows, say)
+            )
     return found
-
-
-def _apart(store: str, subjects: int, rows: Path) -> Any:
-    command = [sys.executable, "-m", "bench.subject_keys", store, str(subjects), str(rows)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process for the store {store} ended with {done.returncode}")
-    return json.loads(done.stdout)
 
 
 def make(subjects: int, rows: Path) -> dict[str, Any]:

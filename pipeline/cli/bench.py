@@ -40,7 +40,7 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench protect --in-memory --json
       sealstream bench crypto
       sealstream bench subject-keys --subjects 10000000 --store memory --store rocksdb
-      sealstream bench identify
+      sealstream bench identify --against faust
       sealstream bench latency --rate 2000 --seconds 30
       sealstream bench identity-truth
       sealstream bench serve --against owner
@@ -173,18 +173,52 @@ def subject_keys(subjects: int, stores: tuple[str, ...], as_json: bool) -> None:
 @bench.command()
 @click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000), help="Of the steady state.")
 @click.option("--customers", default=20_000, show_default=True, type=click.IntRange(10))
-@click.option("--against", type=click.Choice(["streams"]), help="A plain keyed fold of the same topic, same round.")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Choice(["streams", "faust"]),
+    help="A plain keyed fold of the same topic, same round.",
+)
+@click.option("--in-memory", is_flag=True, help="Without a broker: memory per profile, and how long a merge takes.")
+@click.option(
+    "--profiles",
+    multiple=True,
+    default=[100_000],
+    show_default=True,
+    type=click.IntRange(100),
+    help="In memory: so many, of 5 identifiers each.",
+)
+@click.option("--merged", default=1_000, show_default=True, type=click.IntRange(2), help="Identifiers of a cluster.")
 @seeded
 @as_json
-def identify(events: int, customers: int, against: str | None, seed: int, as_json: bool) -> None:
+def identify(
+    events: int,
+    customers: int,
+    against: tuple[str, ...],
+    in_memory: bool,
+    profiles: tuple[int, ...],
+    merged: int,
+    seed: int,
+    as_json: bool,
+) -> None:
     """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state.
 
+    `recovery`: the worker is started once more, until it has read its tables. `merge_milliseconds`: the leg's CPU when
+    two clusters of so many identifiers meet.
+
     \b
-    Example:
-      sealstream bench identify --customers 20000 --against streams --json
+    Examples:
+      sealstream bench identify --customers 20000 --against streams --against faust --json
+      sealstream bench identify --in-memory --profiles 100000 --profiles 1000000
     """
+    if in_memory:
+        apart = _part("measure").apart
+        in_tables = {f"{count}_profiles": apart("profiles", "memory", count) for count in profiles}
+        merge = {"merged_identifiers": merged, "merge_milliseconds": apart("profiles", "merges", merged)}
+        _show({"bench": "identify", **in_tables, **merge}, as_json)
+        return
     with _broker() as bootstrap:
-        found = _part("identify").ours(bootstrap, events, customers, seed, _say, streams=against == "streams")
+        found = _part("identify").ours(bootstrap, events, customers, seed, _say, against=against)
     result = {
         "bench": "identify",
         "customers": customers,
@@ -192,11 +226,12 @@ def identify(events: int, customers: int, against: str | None, seed: int, as_jso
         "first_pass_events": found.first_pass_events,
         "first_pass_events_per_cpu_second": round(found.first_pass_per_cpu_second),
         "rss_bytes": found.rss_bytes,
+        "recovery": {"rows": found.rows, **found.recovered._asdict()},
         "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
     }
-    if found.streams:
-        ratio = found.steady.events_per_cpu_second / found.streams.events_per_cpu_second
-        result["streams"] = {**_figures([found.streams]), "ratio": round(ratio, 2)}
+    for name, peer in found.peers.items():
+        ratio = found.steady.events_per_cpu_second / peer.events_per_cpu_second
+        result[name] = {**_figures([peer]), "ratio": round(ratio, 2)}
     _show(result, as_json)
 
 
