@@ -336,6 +336,7 @@ def serve(profiles: int, rate: int, seconds: int, against: str | None, seed: int
         "rate": rate,
         "profiles_per_second": round(found.profiles_per_second),
         "profiles_per_cpu_second": round(found.profiles_per_cpu_second),
+        "arrived_per_second": round(found.arrived_per_second),
         "milliseconds": found.identifier._asdict(),
         "nothing": found.nothing._asdict(),
         "cpu_share": round(found.cpu_share, 2),

@@ -1,0 +1,98 @@
+"""`bench serve` tells what somebody waits for who asks at a steady rate, while records really arrive.
+
+Mutations seen red: a late request counted from when it is sent; records counted that the broker has not taken; the
+owner answers for the token's own row alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from bench import serve
+from bench.serve_owner import Owner, half_of, token
+
+
+async def asked(stalled: float, seconds: float) -> serve.Latency:
+    count = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal count
+        count += 1
+        if count == 20:
+            await asyncio.sleep(stalled)
+        return web.json_response({"profile": 1})
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        return await serve._ask((f"{site.name}/" for _ in iter(int, 1)), seconds)
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_request_that_waits_for_the_one_before_counts_from_when_it_was_due() -> None:
+    found = await asked(stalled=0.5, seconds=0.8)
+    assert found.asked > 50
+    assert found.p95 > 200  # of some 160 requests 100 were due meanwhile
+    assert found.p50 < found.p95
+
+
+def test_records_count_that_the_broker_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Takes:
+        def __init__(self, _: Any) -> None:
+            self.count = 0
+
+        def produce(self, _topic: str, _value: bytes, _key: bytes, on_delivery: Any) -> None:
+            self.count += 1
+            on_delivery(None if self.count % 2 else "error", None)
+
+        def poll(self, _: float) -> None: ...
+        def flush(self, _: float) -> None: ...
+
+    class Made:
+        count = 10
+        asked = 0
+
+        def record(self, number: int) -> tuple[bytes, bytes]:
+            self.asked += 1
+            return b"%d" % number, b"{}"
+
+    class World:
+        class Broker:
+            bootstrap = "nowhere"
+
+        broker = Broker()
+
+        def topic(self, name: str) -> str:
+            return name
+
+    made: Any = Made()
+    world: Any = World()
+    monkeypatch.setattr(serve, "Producer", Takes)
+    with serve._arriving(world, made, 500) as arrived:
+        asyncio.run(asyncio.sleep(0.3))
+    assert made.asked > 10
+    assert arrived[0] == (made.asked + 1) // 2
+
+
+async def test_the_owner_answers_with_the_profile_of_either_token() -> None:
+    customers = [n for n in range(40) if half_of(token("user_id", n)) == 0]
+    owner = Owner(0, "nowhere")
+    owner.fold(customers)
+    owner.fold(customers[:1])
+    for n, kind in ((n, kind) for n in customers for kind in ("user_id", "anonymous_id")):
+        request = make_mocked_request("GET", "/", match_info={"token": token(kind, n)})
+        answer = await owner.answer(request)
+        found = json.loads(answer.body)  # type: ignore[arg-type]
+        assert found["tokens"] == {"anonymous_id": [token("anonymous_id", n)], "user_id": [token("user_id", n)]}
+        assert found["events"] == {"Product Viewed": 2 if n == customers[0] else 1}
