@@ -24,7 +24,7 @@ async def asked(stalled: float, seconds: float) -> serve.Latency:
     async def answer(_: web.Request) -> web.Response:
         nonlocal count
         count += 1
-        if count == 20:
+        if count == 2:
             await asyncio.sleep(stalled)
         return web.json_response({"profile": 1})
 
@@ -41,10 +41,8 @@ async def asked(stalled: float, seconds: float) -> serve.Latency:
 
 
 async def test_a_request_that_waits_for_the_one_before_counts_from_when_it_was_due() -> None:
-    found = await asked(stalled=0.5, seconds=0.8)
-    assert found.asked > 50
-    assert found.p95 > 200  # of some 160 requests 100 were due meanwhile
-    assert found.p50 < found.p95
+    found = await asked(stalled=0.5, seconds=1)
+    assert found.p95 > 300  # 40 requests of 200 at the most
 
 
 def test_records_count_that_the_broker_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
