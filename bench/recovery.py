@@ -20,13 +20,13 @@ class Recovered(NamedTuple):
     rss_bytes: int
 
 
-def recover(s: Setting, leg: str, changelogs: list[str], limit: float = 900.0) -> Recovered:
+def recover(s: Setting, leg: str, changelogs: list[str], limit: float = 900.0, **env: str) -> Recovered:
     """Start a worker with one leg, and end it when it has read its tables."""
     records = s.broker.end(*changelogs)
     log = s.directory / f"{leg}.log"
     before = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    with s.worker(leg) as worker:
+    with s.worker(leg, **env) as worker:
         while RUNS not in log.read_bytes()[before:]:
             worker.check()
             if time.monotonic() - started > limit:

@@ -3,7 +3,7 @@
 Keys are made once, by `SubjectKeys`, and their rows put into a file. Each store is filled from it in a process of its
 own, whose memory is then its own:
 
-    python -m bench.subject_keys STORE SUBJECTS ROWS       # one JSON object; STORE `made` writes the file ROWS
+    python -m bench.subject_keys STORE SUBJECTS DIRECTORY      # one JSON object; STORE `made` writes the rows
 
 `changelog` is the way through Kafka into a worker that starts.
 """
@@ -26,14 +26,15 @@ from typing import Any
 from bench.measure import apart, rss_bytes
 from bench.recovery import recover
 from bench.setting import setting
+from pipeline import wiring
+from pipeline.adapters import keyfile
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.adapters.topic_specs import changelog_name
-from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.errors import Misuse
 from pipeline.ports import Table
 
-KEK = LocalKek(bytes(range(32)))
+KEY_FILE, ROWS = "keys.json", "rows"
 BATCH = 10_000
 LOOK_UPS = 10_000
 Row = tuple[bytes, bytes]
@@ -47,28 +48,28 @@ def subject(number: int) -> str:
 def measured(subjects: int, stores: Sequence[str], bootstrap: str | None, say: Say) -> dict[str, Any]:
     """Return store → figures. `bootstrap`: for the changelog."""
     with tempfile.TemporaryDirectory(prefix="sealstream-bench-") as made:
-        rows = Path(made) / "rows"
+        directory = Path(made)
+        keyfile.create(directory / KEY_FILE, wiring.throw_away_ring())
         say(f"making {subjects:,} keys")
-        found = {"made": apart("subject_keys", "made", subjects, rows)}
+        found = {"made": apart("subject_keys", "made", subjects, directory)}
         for store in stores:
             say(f"store: {store}")
-            found[store] = (
-                apart("subject_keys", store, subjects, rows)
-                if store in STORES
-                else _changelog(bootstrap or "", rows, say)
-            )
+            if store in STORES:
+                found[store] = apart("subject_keys", store, subjects, directory)
+            else:
+                found[store] = _changelog(bootstrap or "", directory, say)
     return found
 
 
-def make(subjects: int, rows: Path) -> dict[str, Any]:
+def make(subjects: int, directory: Path) -> dict[str, Any]:
     """Make the keys, as the protect leg does for people it does not know, and write their rows."""
     before, table = _rss(), MemoryTable()
-    keys = SubjectKeys(table, KEK)
+    keys = _keys(table, directory)
     began = time.process_time()
     for number in range(subjects):
         keys.get(subject(number))
     took, grown = time.process_time() - began, _rss() - before
-    with rows.open("wb") as file:
+    with (directory / ROWS).open("wb") as file:
         for row in table.items():
             pickle.dump(row, file)
     return {
@@ -78,32 +79,32 @@ def make(subjects: int, rows: Path) -> dict[str, Any]:
     }
 
 
-def in_memory(subjects: int, rows: Path) -> dict[str, Any]:
+def in_memory(subjects: int, directory: Path) -> dict[str, Any]:
     before, table = _rss(), MemoryTable()
     began = time.monotonic()
-    for key, value in _rows(rows):
+    for key, value in _rows(directory):
         table.put(key, value)
     seconds = time.monotonic() - began
-    return {"read_from_file_seconds": round(seconds, 1), **_looked_up(table, subjects, before)}
+    return {"read_from_file_seconds": round(seconds, 1), **_looked_up(table, subjects, directory, before)}
 
 
-def on_rocksdb(subjects: int, rows: Path) -> dict[str, Any]:
+def on_rocksdb(subjects: int, directory: Path) -> dict[str, Any]:
     from bench.rocks_table import RocksTable
 
-    directory = rows.with_name("rocksdb")
+    files = directory / "rocksdb"
     began = time.monotonic()
-    table, left = RocksTable(directory), _rows(rows)
+    table, left = RocksTable(files), _rows(directory)
     while batch := list(islice(left, BATCH)):
         table.fill(batch)
     table.close()
     written = time.monotonic() - began
     del table
-    size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in files.rglob("*") if f.is_file())
     before = _rss()
     began = time.monotonic()
-    table = RocksTable(directory)
+    table = RocksTable(files)
     opened = time.monotonic() - began
-    found = _looked_up(table, subjects, before)
+    found = _looked_up(table, subjects, directory, before)
     table.close()
     return {
         "written_seconds": round(written, 1),
@@ -116,10 +117,10 @@ def on_rocksdb(subjects: int, rows: Path) -> dict[str, Any]:
 STORES = {"made": make, "memory": in_memory, "rocksdb": on_rocksdb}
 
 
-def _looked_up(table: Table, subjects: int, before: int) -> dict[str, Any]:
+def _looked_up(table: Table, subjects: int, directory: Path, before: int) -> dict[str, Any]:
     """Memory with the rows alone and once keys are looked up; the first look-up, and others of people at random."""
     rows = _rss() - before
-    keys = SubjectKeys(table, KEK, random=_none)
+    keys = _keys(table, directory, random=_none)
     began = time.monotonic()
     keys.get(subject(0))
     first = time.monotonic() - began
@@ -137,19 +138,23 @@ def _looked_up(table: Table, subjects: int, before: int) -> dict[str, Any]:
     }
 
 
-def _changelog(bootstrap: str, rows: Path, say: Say) -> dict[str, Any]:
+def _changelog(bootstrap: str, directory: Path, say: Say) -> dict[str, Any]:
     with setting(bootstrap) as s:
         name = changelog_name("protect", "subject-keys", prefix=s.prefix)
         began = time.monotonic()
-        count = s.broker.fill(name, ((key, value, []) for key, value in _rows(rows)))
+        count = s.broker.fill(name, ((key, value, []) for key, value in _rows(directory)))
         written = time.monotonic() - began
         say("a worker starts")
-        found = recover(s, "protect", [name])
+        found = recover(s, "protect", [name], SEALSTREAM_KEY_FILE=str(directory / KEY_FILE))
         return {"written_seconds": round(written, 1), **found._asdict(), "bytes_each": round(found.rss_bytes / count)}
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
+def _keys(table: Table, directory: Path, random: Callable[[int], bytes] = os.urandom) -> SubjectKeys:
+    return SubjectKeys(table, keyfile.load(directory / KEY_FILE).kek, random)
+
+
+def _rows(directory: Path) -> Iterator[Row]:
+    with (directory / ROWS).open("rb") as file:
         while file.peek(1):
             yield pickle.load(file)
 

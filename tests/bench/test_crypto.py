@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from bench import crypto
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.cli.main import cli
+from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.seal import SubjectKey
 from pipeline.crypto.subjects import SubjectKeys
@@ -70,11 +71,11 @@ def test_producers_records_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cold_means_that_no_key_is_unwrapped_and_no_token_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     unwrapped, phases = [0], []
-    unwrap, events = SubjectKeys._unwrap, crypto._events
+    unwrap, events = LocalKek.unwrap, crypto._events
 
-    def counted(self: SubjectKeys, row: bytes) -> bytes:
+    def counted(self: LocalKek, wrapped: bytes, aad: bytes) -> bytes:
         unwrapped[0] += 1
-        return unwrap(self, row)
+        return unwrap(self, wrapped, aad)
 
     def noting(makers: Any, keys: SubjectKeys, people: Sequence[crypto.Person]) -> float:
         unwrapped[0] = 0
@@ -82,7 +83,7 @@ def test_cold_means_that_no_key_is_unwrapped_and_no_token_remembered(monkeypatch
         phases.append((unwrapped[0], makers["email"].cache_info().misses, len(people)))
         return took
 
-    monkeypatch.setattr(SubjectKeys, "_unwrap", counted)
+    monkeypatch.setattr(LocalKek, "unwrap", counted)
     monkeypatch.setattr(crypto, "_events", noting)
     crypto._keys(RING, subjects=120, seed=1)
     *_, drawn, _, remembered, cold = phases
