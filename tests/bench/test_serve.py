@@ -1,13 +1,16 @@
 """`bench serve` tells what somebody waits for who asks at a steady rate, while records really arrive.
 
-Mutations seen red: a late request counted from when it is sent; records counted that the broker has not taken; the
-owner answers for the token's own row alone.
+Mutations seen red: a late request counted from when it is sent; requests one after the other; records counted that the
+broker has not taken; the owner answers for the token's own row alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,17 +20,11 @@ from aiohttp.test_utils import make_mocked_request
 from bench import serve
 from bench.serve_owner import Owner, half_of, token
 
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
-async def asked(stalled: float, seconds: float) -> serve.Latency:
-    count = 0
 
-    async def answer(_: web.Request) -> web.Response:
-        nonlocal count
-        count += 1
-        if count == 2:
-            await asyncio.sleep(stalled)
-        return web.json_response({"profile": 1})
-
+@asynccontextmanager
+async def serving(answer: Handler) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/", answer)
     runner = web.AppRunner(app)
@@ -35,13 +32,24 @@ async def asked(stalled: float, seconds: float) -> serve.Latency:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        return await serve._ask((f"{site.name}/" for _ in iter(int, 1)), seconds)
+        yield f"{site.name}/"
     finally:
         await runner.cleanup()
 
 
-async def test_a_request_that_waits_for_the_one_before_counts_from_when_it_was_due() -> None:
-    found = await asked(stalled=0.5, seconds=1)
+async def test_a_request_that_is_late_counts_from_when_it_was_due() -> None:
+    count = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal count
+        count += 1
+        if count == 2:
+            time.sleep(0.5)  # noqa: ASYNC251 - client and server stand still
+        return web.json_response({"profile": 1})
+
+    async with serving(answer) as base:
+        found = await serve._ask((base for _ in iter(int, 1)), 1)
+    assert found.asked == serve.ASKED_PER_SECOND
     assert found.p95 > 300  # 40 requests of 200 at the most
 
 
@@ -81,6 +89,17 @@ def test_records_count_that_the_broker_has_taken(monkeypatch: pytest.MonkeyPatch
         asyncio.run(asyncio.sleep(0.3))
     assert made.asked > 10
     assert arrived[0] == (made.asked + 1) // 2
+
+
+async def test_a_request_does_not_wait_for_the_one_before() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.json_response({"profile": 1})
+
+    began = time.perf_counter()
+    async with serving(answer) as base:
+        await serve._ask((base for _ in iter(int, 1)), 0.1)
+    assert time.perf_counter() - began < 0.3 * 0.1 * serve.ASKED_PER_SECOND
 
 
 async def test_the_owner_answers_with_the_profile_of_either_token() -> None:
