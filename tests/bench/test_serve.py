@@ -44,13 +44,13 @@ async def test_a_request_that_is_late_counts_from_when_it_was_due() -> None:
         nonlocal count
         count += 1
         if count == 2:
-            time.sleep(0.5)  # noqa: ASYNC251 - client and server stand still
+            time.sleep(1.5)  # noqa: ASYNC251 - client and server stand still
         return web.json_response({"profile": 1})
 
     async with serving(answer) as base:
         found = await serve._ask((base for _ in iter(int, 1)), 1)
     assert found.asked == serve.ASKED_PER_SECOND
-    assert found.p95 > 300  # 40 requests of 200 at the most
+    assert found.p50 > 800  # half were due within 0.5 s
 
 
 def test_records_count_that_the_broker_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
