@@ -32,7 +32,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
         Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked),
         ring.reject_boxes(),
     )
-    keys = SubjectKeys(MemoryTable(), ring.kek)
+    keys = SubjectKeys(MemoryTable(), ring.epochs())
     opener = ring.opener()
     place: tuple[Any, ...] = EventIds("events.raw", "", 0), "events.raw", "", 0
     spent = dict.fromkeys(("unseal", "decode", "tokenize", "seal", "reject"), 0.0)
@@ -45,7 +45,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
             marks.append(time.process_time())
             tokenized, _ = tokenize(decoded.passed, tokens)
             marks.append(time.process_time())
-            seal(tokenized.passed, *place, keys.get)
+            seal(tokenized.passed, *place, keys)
             marks.append(time.process_time())
             reject(decoded.rejected + tokenized.rejected, *place, boxes)
             marks.append(time.process_time())

@@ -6,13 +6,15 @@ share given) was done until the end. CPU is user + system of the process and its
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
@@ -112,6 +114,17 @@ def peak_rss_bytes(pid: int) -> int:
 
 def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def apart(module: str, *arguments: object) -> Any:
+    """Run `python -m bench.<module>`, whose memory is then its own, and return the JSON that it prints."""
+    command = [sys.executable, "-m", f"bench.{module}", *map(str, arguments)]
+    path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path).rstrip(os.pathsep)}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[2:]} ended with {done.returncode}")
+    return json.loads(done.stdout)
 
 
 class Running:

@@ -1,8 +1,9 @@
 """GET of a profile by identifier, while records keep arriving: `sealstream serve`, and beside it the partitions' owner.
 
 100,000 profiles of five tokens stand on `profiles`; then changed ones come at a steady rate, a tenth of them with
-another device. One client asks at a steady rate, one request at a time over a kept connection, and checks each answer.
-`nothing` is the same client and server on a path that looks nothing up: what the machine and HTTP take of it.
+another device. A client asks at a steady rate, whether the request before is answered or not, and checks each answer;
+one that is late counts from when it was due. `nothing` is the same client and server on a path that looks nothing up:
+what the machine and HTTP take of it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Served(NamedTuple):
     profiles_per_second: float
     """While catching up, from the start of the process."""
     profiles_per_cpu_second: float
+    arrived_per_second: float
+    """Records, while identifiers were asked for."""
     identifier: Latency
     nothing: Latency
     rss_bytes: int
@@ -72,18 +75,19 @@ def projection(bootstrap: str, profiles: int, rate: int, seconds: int, seed: int
             base = f"http://127.0.0.1:{_port(log, process)}"
             asyncio.run(_await(f"{base}/readyz", process))
             caught_up, cpu_of_it = time.monotonic() - started, cpu_seconds(process.pid)
-            with _arriving(s, made, rate):
+            with _arriving(s, made, rate) as arrived:
                 say(f"{rate} records/s, {ASKED_PER_SECOND} lookups/s, {seconds} s")
                 time.sleep(2)
-                began, cpu = time.monotonic(), cpu_seconds(process.pid)
+                began, cpu, before = time.monotonic(), cpu_seconds(process.pid), arrived[0]
                 rng = random.Random(seed)
                 paths = (f"{base}/v1/profiles/email/{quote(made.email(rng.randrange(profiles)))}" for _ in iter(int, 1))
                 identifier = asyncio.run(_ask(paths, seconds))
-                share = (cpu_seconds(process.pid) - cpu) / (time.monotonic() - began)
+                took = time.monotonic() - began
+                share, arriving = (cpu_seconds(process.pid) - cpu) / took, (arrived[0] - before) / took
                 nothing = asyncio.run(_ask((f"{base}/healthz" for _ in iter(int, 1)), seconds))
             rss = rss_bytes(process.pid)
         size = sum(p.stat().st_size for p in Path(s.env["SEALSTREAM_STATE_DIR"]).glob("profiles.db*"))
-        return Served(profiles / caught_up, profiles / cpu_of_it, identifier, nothing, rss, share, size)
+        return Served(profiles / caught_up, profiles / cpu_of_it, arriving, identifier, nothing, rss, share, size)
 
 
 def owner(rate: int, seconds: int, seed: int, say: Say) -> tuple[Latency, Latency]:
@@ -143,8 +147,12 @@ class _Profiles:
 
 
 @contextmanager
-def _arriving(s: Setting, made: _Profiles, rate: int) -> Iterator[None]:
-    stopping = threading.Event()
+def _arriving(s: Setting, made: _Profiles, rate: int) -> Iterator[list[int]]:
+    """Yield how many records the broker has taken."""
+    stopping, arrived = threading.Event(), [0]
+
+    def count(error: object, _: object) -> None:
+        arrived[0] += error is None
 
     def send() -> None:
         producer = Producer({"bootstrap.servers": s.broker.bootstrap, "linger.ms": 0, "partitioner": "murmur2_random"})
@@ -152,7 +160,7 @@ def _arriving(s: Setting, made: _Profiles, rate: int) -> Iterator[None]:
         while not stopping.wait(0.01):
             for _ in range(int((time.monotonic() - started) * rate) - sent):
                 key, value = made.record(rng.randrange(made.count))
-                producer.produce(s.topic(Topic.PROFILES), value, key)
+                producer.produce(s.topic(Topic.PROFILES), value, key, on_delivery=count)
                 sent += 1
             producer.poll(0)
         producer.flush(10)
@@ -160,28 +168,30 @@ def _arriving(s: Setting, made: _Profiles, rate: int) -> Iterator[None]:
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     try:
-        yield
+        yield arrived
     finally:
         stopping.set()
         thread.join(20)
 
 
-async def _ask(paths: Iterator[str], seconds: int) -> Latency:
+async def _ask(paths: Iterator[str], seconds: float) -> Latency:
     took: list[float] = []
-    async with ClientSession() as session:
+
+    async def ask(path: str, due: float) -> None:
+        async with session.get(path) as response:
+            body = await response.read()
+        took.append((time.perf_counter() - due) * 1000)
+        if response.status != 200 or json.loads(body) is None:
+            raise RuntimeError(f"answered {response.status}")
+
+    async with ClientSession() as session, asyncio.TaskGroup() as asking:
         started = time.perf_counter()
-        for n, path in enumerate(paths):
-            ahead = started + n / ASKED_PER_SECOND - time.perf_counter()
-            if ahead > 0:
+        for n, path in zip(range(int(seconds * ASKED_PER_SECOND)), paths, strict=False):
+            due = started + n / ASKED_PER_SECOND
+            if (ahead := due - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
-            began = time.perf_counter()
-            async with session.get(path) as response:
-                body = await response.read()
-            took.append((time.perf_counter() - began) * 1000)
-            if response.status != 200 or json.loads(body) is None:
-                raise RuntimeError(f"answered {response.status}")
-            if began - started > seconds:
-                break
+                due = time.perf_counter()
+            asking.create_task(ask(path, due))
     took.sort()
     return Latency(len(took), *(round(took[int(len(took) * share)], 2) for share in (0.5, 0.95, 0.99)))
 

@@ -24,7 +24,7 @@ from aiohttp import ClientSession, web
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.identify import IdentifyLeg
-from pipeline.stages.compose import profile, tokens_json
+from pipeline.stages.compose import profile
 from pipeline.stages.identity_rows import profile_id, unpack
 from pipeline.stages.link import load_rules
 
@@ -45,9 +45,8 @@ def half_of(asked: str) -> int:
 
 class Owner:
     def __init__(self, half: int, other: str) -> None:
-        self._leg: Any = IdentifyLeg(load_rules(RULES.read_text())).open(
-            0, {t: MemoryTable() for t in IdentifyLeg.tables}
-        )
+        self._rules = load_rules(RULES.read_text())
+        self._leg: Any = IdentifyLeg(self._rules).open(0, {t: MemoryTable() for t in IdentifyLeg.tables})
         self._half, self._other = half, other
         self._offset = 0
         self.session: ClientSession
@@ -88,12 +87,13 @@ class Owner:
         resolver = self._leg._resolver
         row = resolver.row(asked)
         root = unpack(row.parent) if row.parent else asked
-        cluster = resolver._cluster(root)
-        facts = resolver._facts(resolver.row(root).facts, cluster)
+        row, cluster = resolver.row(root), resolver._cluster(root)
+        part = (cluster.parts or resolver._divide(root, row, cluster))[asked]
+        facts = resolver._facts(part, row.facts if part.has_root else None, cluster)
         if facts is None:
             return web.Response(status=404)
-        ident = profile_id(facts, facts.births[-1])
-        return web.Response(body=profile(ident, tokens_json((root, *cluster.members)), facts))
+        ident = part.ident or profile_id(facts, facts.births[-1])
+        return web.Response(body=profile(ident, part.said, facts, resolver._written(part, row), self._rules))
 
 
 async def main(half: int, port: int, other: int, count: int, rate: int) -> None:

@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,13 +23,12 @@ from typing import TypeVar
 
 import msgspec
 
+from bench.folding import Folding
 from pipeline.adapters import schema_files
-from pipeline.adapters.memory_table import MemoryTable
 from pipeline.adapters.partitioner import partitions
 from pipeline.adapters.reader import Found
 from pipeline.crypto.subjects import row_key
-from pipeline.events import EventIds, Origin, ProtectedEvent, SourceBatch, SubjectRef, Topic
-from pipeline.flow.identify import IdentifyLeg
+from pipeline.events import EventIds, Origin, ProtectedEvent, SubjectRef, Topic
 from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import Out
 from pipeline.stages.link import Rules, load_rules
@@ -96,15 +96,15 @@ class Made:
 
     def keys(self) -> Iterator[Found]:
         for n in range(self.count // PER_PERSON + 4):
-            yield Found(n % 4, n // 4, BEGIN_MS, row_key(_token("user_id", n), bytes(8)), b"x" * 60, ())
+            yield Found(n % 4, n // 4, BEGIN_MS, row_key(token("user_id", n), bytes(8)), b"x" * 60, ())
 
 
-def _token(kind: str, number: int) -> str:
+def token(kind: str, number: int) -> str:
     return f"{kind}.1.{hashlib.sha256(f'{kind} {number}'.encode()).hexdigest()[:32]}"
 
 
 def _person(number: int) -> tuple[bytes, list[bytes]]:
-    user = _token("user_id", number)
+    user = token("user_id", number)
     templates = []
     for device in range(3):
         event = ProtectedEvent(
@@ -120,8 +120,8 @@ def _person(number: int) -> tuple[bytes, list[bytes]]:
             ("Viewed", "Bought", "Paid")[device],
             {
                 "userId": user,
-                "anonymousId": _token("anonymous_id", 3 * number + device),
-                "context.traits.email": _token("email", number),
+                "anonymousId": token("anonymous_id", 3 * number + device),
+                "context.traits.email": token("email", number),
             },
             {"properties": {"revenue": 9.5, "currency": "EUR"}},
             SubjectRef(user, bytes(8).hex()),
@@ -151,40 +151,19 @@ def rules() -> Rules:
 
 def identify(count: int, to: Path) -> None:
     """Write what the identify leg makes of the events: rows of profiles, tokens and evidence."""
-    leg = IdentifyLeg(rules())
-    tables = [{name: MemoryTable() for name in leg.tables} for _ in range(PARTITIONS)]
-    parts = [leg.open(p, dict(tables[p])) for p in range(PARTITIONS)]
-    profiles: dict[bytes, tuple[int, bytes]] = {}
-    waiting: dict[str, list[list[Found]]] = {t: [[] for _ in parts] for t in leg.sources}
+    profiles: dict[bytes, bytes] = {}
 
-    def work() -> None:
-        while any(log for logs in waiting.values() for log in logs):
-            for topic, logs in waiting.items():
-                for p, log in enumerate(logs):
-                    if log:
-                        parts[p].on_batch(SourceBatch(topic, "", p, log[:]))
-                        log.clear()
-            for part in parts:
-                for phase in part.drain().phases:
-                    if isinstance(phase, dict):
-                        keep(Topic.PROFILES, phase.get(Topic.PROFILES, []))
-                        keep(Topic.IDENTITY, phase.get(Topic.IDENTITY, []))
+    def keep(out: Out) -> None:
+        profiles[out.key] = out.value or b""
 
-    def keep(topic: str, outs: list[Out]) -> None:
-        for out, p in zip(outs, partitions([o.key for o in outs], PARTITIONS), strict=True):
-            if topic == Topic.PROFILES:
-                profiles[out.key] = p, out.value or b""
-            else:
-                waiting[topic][p].append(Found(p, 0, out.timestamp, out.key, out.value, ()))
-
-    for n, found in enumerate(Made(count).outputs(False), 1):
-        waiting[Topic.PROTECTED][found.partition].append(found)
-        if n % BATCH == 0:
-            work()
-    work()
-    _dump(to / "profiles", ((p, key, value) for key, (p, value) in profiles.items()))
+    folding = Folding(rules(), PARTITIONS, BEGIN_MS, keep)
+    events = ((found.key or b"", found.value or b"") for found in Made(count).outputs(False))
+    while batch := list(islice(events, BATCH)):
+        folding.take(batch)
+    at = partitions(list(profiles), PARTITIONS)
+    _dump(to / "profiles", ((p, key, value) for p, (key, value) in zip(at, profiles.items(), strict=True)))
     for name, table in ((TOKENS, "tokens"), (EVIDENCE, "evidence")):
-        rows = ((p, key, value) for p in range(PARTITIONS) for key, value in tables[p][table].items())
+        rows = ((p, key, value) for p in range(PARTITIONS) for key, value in folding.tables[p][table].items())
         _dump(to / name.replace("/", "-"), rows)
 
 

@@ -45,6 +45,10 @@ def is_source(name: str) -> bool:
 
 DECISIONS = frozenset(("link", "cut"))
 """Types of events by which an operator says that two identifiers are one person, or are not."""
+ERASE = "erase"
+"""The type of events by which an operator has what was known of an identifier erased: `stages.reference.unerased`."""
+ORDERS = DECISIONS | {ERASE}
+"""Types of events that tell nothing of a person: only an operator sends them."""
 
 
 class Record(Protocol):
@@ -144,7 +148,7 @@ class ProtectedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: Origin
     source: str
     schema: str  # "<name>/<version>"
-    type: str  # identify | track | page | screen | group | alias; or an operator's decision: link | cut
+    type: str  # identify | track | page | screen | group | alias; or an operator's: link | cut | erase
     time: int  # event time: `timestamp` corrected by `sentAt`
     received_at: int  # Kafka's time of the raw record
     message_id: str

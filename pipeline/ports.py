@@ -84,6 +84,17 @@ class Rejecting(Protocol):
 
 
 @runtime_checkable
+class Acknowledged(Protocol):
+    """A partition leg that goes by what was committed."""
+
+    def on_committed(self, topic: str, incarnation: str, offset: int) -> None:
+        """Nothing of `topic` below `offset` comes again, unless somebody sets offsets back by hand.
+
+        Told after each commit, and once after the partition was opened.
+        """
+
+
+@runtime_checkable
 class Dependent(Protocol):
     """A leg that takes batches in only while something outside is there."""
 

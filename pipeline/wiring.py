@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +26,9 @@ from .adapters.rules_version import RulesVersion
 from .adapters.standstill import blockers
 from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
+from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
-from .crypto.kek import Kek
+from .crypto.kek import Kek, LocalKek
 from .crypto.keyring import KeyRing
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
@@ -38,6 +39,7 @@ from .flow.protect import ProtectLeg, Uses
 from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
+from .stages.decision import SOURCE as OPERATOR
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
 from .stages.registry import Registry
@@ -46,6 +48,11 @@ from .verify.log import Snapshot
 
 if TYPE_CHECKING:
     from .adapters.profile_store import ProfileStore
+    from .rights.audit import Audited
+    from .rights.held import Held
+    from .rights.person import Person
+    from .rights.run import Erasing
+    from .rights.topics import Show, Topics
 
 
 def throw_away_ring() -> KeyRing:
@@ -54,9 +61,13 @@ def throw_away_ring() -> KeyRing:
 
 def new_ring(config: Settings) -> KeyRing:
     """Return a new one, its KEK wrapped by the provider if the settings name one."""
-    provider = kek_providers.provider(config.kek)
-    kek = None if provider is None else DataKek.generate(provider, os.urandom)
-    return KeyRing.generate(os.urandom, int(time.time() * 1000), kek)
+    return KeyRing.generate(os.urandom, int(time.time() * 1000), new_kek(config.kek))
+
+
+def new_kek(kek: str) -> LocalKek:
+    """Return a new KEK for a key file; `kek` as SEALSTREAM_KEK says who is to wrap it."""
+    provider = kek_providers.provider(kek)
+    return LocalKek(os.urandom(KEY_BYTES)) if provider is None else DataKek.generate(provider, os.urandom)
 
 
 def key_ring(config: Settings) -> KeyRing:
@@ -138,6 +149,19 @@ def _rules_text(path: Path) -> str:
         raise Misuse(f"identity rules {path}: not UTF-8") from None
 
 
+def subject_rows(config: Settings) -> dict[tuple[int, bytes], bytes]:
+    """Return what stands in the table of the keys of people: (raw partition, key) → value. See `crypto.subject_rows`.
+
+    Needs the broker, and 0.4 kB a row.
+    """
+    from .verify.log import last_values, standing
+    from .verify.run import SUBJECT_KEYS
+
+    with Reader(*_kafka(config), _topic_of(config, SUBJECT_KEYS)) as reader:
+        rows = last_values(standing(reader))
+    return {place: found.value for place, found in rows.items() if found.value is not None}
+
+
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
     """With the rules of the files."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
@@ -160,6 +184,7 @@ def _protect_leg(
         must_seal=config.must_seal(),
         uses=uses,
         available=available,
+        clock=lambda: int(time.time() * 1000),
     )
 
 
@@ -379,6 +404,39 @@ def _makers(
             keys()
         makers["protect"] = protect
     return {name: makers[name] for name in names}
+
+
+@contextmanager
+def rights(config: Settings, show: Show) -> Iterator[Topics]:
+    """Yield what `sealstream erase` and `export` read and write."""
+    from .rights.topics import Topics
+
+    def seal(event: bytes, now: int) -> Original:
+        return sealed(config, OPERATOR, event, now)
+
+    with positions(config) as at:
+        yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, seal, show)
+
+
+@contextmanager
+def erasing(config: Settings, record: Audited, topics: Topics) -> Iterator[Erasing]:
+    from .rights.run import Erasing
+
+    openable = key_ring(config).epochs().kek_ids
+    with ExitStack() as stack:
+        database = None
+        if config.serve_database is not None or (config.state_dir / "profiles.db").exists():
+            database = stack.enter_context(closing(profile_store(config))).by_id
+        yield Erasing(record, topics, openable, database)
+
+
+def held(config: Settings, person: Person, topics: Topics) -> Held:
+    """Return what opens all that is sealed of a person, with the keys as they stand."""
+    from .rights.held import Held, keys_of
+    from .rights.run import SUBJECT_KEYS
+
+    with topics.read(SUBJECT_KEYS) as reader:
+        return Held(person, keys_of(topics.show("keys", reader), person, key_ring(config).epochs()))
 
 
 def profile_store(config: Settings) -> ProfileStore:

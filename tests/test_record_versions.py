@@ -22,14 +22,28 @@ import pytest
 
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.cli.replay import Replay
-from pipeline.crypto.kek import LocalKek
-from pipeline.crypto.seal import SealPath
+from pipeline.crypto.epochs import Epochs
+from pipeline.crypto.kek import LocalKek, wrap_key
+from pipeline.crypto.seal import SealPath, SubjectKey
 from pipeline.crypto.subjects import SubjectKeys
-from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic
+from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic, frame
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
 from pipeline.stages.content import event_decoder
-from pipeline.stages.identity_rows import Apart, Assigned, Calculated, Evidence, Facts, Join, Row, Seen, Union
+from pipeline.stages.identity_rows import (
+    Apart,
+    Assigned,
+    Calculated,
+    Erased,
+    Evidence,
+    Facts,
+    Join,
+    Left,
+    Member,
+    Row,
+    Seen,
+    Union,
+)
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.measure import Measure
 from pipeline.stages.partition import LINK
@@ -89,6 +103,19 @@ FULL_ROW = msgspec.structs.replace(
     recent=bytes(range(16)),
     counted={bytes(range(8)): (1_790_000_000_500, 0, 3, 42, [("orders~00000000", 20_717, b"")])},
 )
+ERASED_ROW = msgspec.structs.replace(
+    ROW,
+    facts=msgspec.structs.replace(
+        FULL_FACTS,
+        former={"email.2." + "0d" * 16: "email.1." + "0d" * 16},
+        erasures=1,
+        gone=[(1_790_000_000_000, 1, 0, 7)],
+        met={"email.2.": bytes(range(16))},
+    ),
+    erased=Erased(1_790_000_000_000, "0e" * 16, 12, "events.raw\0" + "ab" * 16, {3: 41}),
+    visited={"group_id.1.": bytes(range(16))},
+    eras={MAIL: 1},
+)
 ALERT = Alert(
     dedup_key="rate:source=shop",
     status=AlertStatus.TRIGGER,
@@ -126,6 +153,9 @@ MSGPACK: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "identity/join": (Join(USER), identity_rows.message_decoder.decode),
     "identity/apart": (Apart([MAIL], True), identity_rows.message_decoder.decode),
     "identify/tokens with links": (LINKED, identity_rows.decode_row),
+    "identity/member": (Member(USER, (5, 0), 1), identity_rows.message_decoder.decode),
+    "identity/left": (Left(USER, 1), identity_rows.message_decoder.decode),
+    "identify/tokens, erased": (ERASED_ROW, identity_rows.decode_row),
     "identity/assigned": (Assigned(USER, bytes(range(16))), identity_rows.message_decoder.decode),
     "identify/tokens": (ROW, identity_rows.decode_row),
     "identify/evidence": (FACTS, identity_rows.decode_facts),
@@ -156,8 +186,11 @@ _encode = msgspec.msgpack.Encoder().encode
 def current() -> dict[str, str]:
     """The vectors as this version writes them: `python -m tests.test_record_versions` prints it."""
     table = MemoryTable()
-    _subject_keys(table).get(USER)
-    ((key, record),) = table.items()
+    keys = _subject_keys(table)
+    keys.get(USER, 42)
+    ((key, made),) = table.items()
+    keys.erase(USER, 43)
+    ((erased_key, erased),) = set(table.items()) - {(key, made)}
     return {
         **{name: _encode(value).hex() for name, (value, _) in MSGPACK.items()},
         **{name: msgspec.json.encode(value).decode() for name, value in JSON.items()},
@@ -167,12 +200,21 @@ def current() -> dict[str, str]:
         "identify/evidence key": identity_rows.evidence_key(USER, MAIL).hex(),
         "watch/watch-open cell key": MSGPACK["watch/watch-open cell"][0].key().hex(),
         "protect/subject-keys key": key.hex(),
-        "protect/subject-keys": record.hex(),
+        "protect/subject-keys": wrap_key(KEK, bytes(range(32)), KEY_ID, KEY_AAD).hex(),
+        "protect/subject-keys made": made.hex(),
+        "protect/subject-keys erased key": erased_key.hex(),
+        "protect/subject-keys erased": erased.hex(),
     }
 
 
+KEK, KEY_ID = LocalKek(bytes(32)), bytes(range(8))
+KEY_AAD = frame(b"sealstream/subject-key/1", USER.encode(), KEY_ID)
+
+
 def _subject_keys(table: MemoryTable) -> SubjectKeys:
-    return SubjectKeys(table, LocalKek(bytes(32)), lambda n: bytes(range(n)))
+    keys = SubjectKeys(table, Epochs((), KEK), lambda n: bytes(range(n)))
+    keys.enter("id")
+    return keys
 
 
 # -- records of version 1 are read -----------------------------------------------------------------------------------
@@ -200,16 +242,31 @@ def test_members_and_keys_read_back_to_what_they_were() -> None:
             assert now[name] == VECTORS[name], name
 
 
-def test_a_persons_key_opens_what_it_sealed() -> None:
+@pytest.mark.parametrize("name", ["protect/subject-keys", "protect/subject-keys made"])
+def test_a_persons_key_opens_what_it_sealed(name: str) -> None:
     table = MemoryTable()
-    table.put(bytes.fromhex(VECTORS["protect/subject-keys key"]), bytes.fromhex(VECTORS["protect/subject-keys"]))
+    table.put(bytes.fromhex(VECTORS["protect/subject-keys key"]), bytes.fromhex(VECTORS[name]))
     path = SealPath("identify/1", "traits.email")
-    found = _subject_keys(table).find(USER, bytes(range(8)))
+    found = _subject_keys(table).find(USER, KEY_ID)
     assert found is not None
-    made = MemoryTable()
-    assert found.seal_all(bytes(16), [(path, b"plain")]) == _subject_keys(made).get(USER).seal_all(
-        bytes(16), [(path, b"plain")]
-    )
+    used = _subject_keys(table).get(USER, 44)
+    assert used.key_id == KEY_ID
+    made = SubjectKey(KEY_ID, bytes(range(32)))
+    for each in (found, used):
+        assert each.seal_all(bytes(16), [(path, b"plain")]) == made.seal_all(bytes(16), [(path, b"plain")])
+
+
+def test_whoever_was_erased_has_none_of_the_keys_of_before() -> None:
+    table = MemoryTable()
+    for name in ("protect/subject-keys", "protect/subject-keys made"):
+        table.put(bytes.fromhex(VECTORS["protect/subject-keys key"]), bytes.fromhex(VECTORS[name]))
+        table.put(
+            bytes.fromhex(VECTORS["protect/subject-keys erased key"]),
+            bytes.fromhex(VECTORS["protect/subject-keys erased"]),
+        )
+        assert _subject_keys(table).committed("id", 43) == 0
+        assert _subject_keys(table).committed("id", 44) == 1
+        assert len(table) == 1
 
 
 def test_every_record_has_a_vector_and_no_vector_is_forgotten() -> None:
@@ -278,6 +335,8 @@ def test_a_field_of_a_newer_version_in_a_message_of_watch_is_passed_over(name: s
         ("identify/tokens", 4, Row(ROW.parent, ROW.profile, ROW.edges, FACTS)),
         ("identify/tokens, full", 5, msgspec.structs.replace(ROW, facts=FULL_FACTS)),
         ("identify/evidence, full", 8, FACTS),
+        ("identify/tokens, erased", 13, msgspec.structs.replace(ERASED_ROW, erased=None, visited={}, eras={})),
+        ("identity/member", 3, Member(USER, (5, 0))),
         ("watch/watch-state", 3, KeyRow(60_000, 9, 8)),
     ],
 )

@@ -199,7 +199,14 @@ class ProfileStore:
                 if moved.rowcount != 1:
                     raise Overtaken("another process follows the topic into the same database")
                 unreadable += self._take(db, part)
+        if self._engine.dialect.name == "sqlite" and any(r.value is None for part in slices for r in part.records):
+            self._truncate()
         return unreadable
+
+    def _truncate(self) -> None:
+        """Empty the write-ahead log, in which earlier pages of what was deleted may stand."""
+        with self._talking(), self._engine.connect() as db:
+            db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def complete(self, now: int) -> None:
         """Note that all that had been written by `now` (ms) was read."""
@@ -329,6 +336,7 @@ def _on_connect(connection: Any, _: object) -> None:
     """WAL: who reads waits for nobody. NORMAL: the machine may take its last transactions along, never half of one."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten: an erased person's profile
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

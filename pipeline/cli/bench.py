@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -38,7 +38,9 @@ def bench(context: click.Context, as_json: bool) -> None:
       sealstream bench --json
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
-      sealstream bench identify
+      sealstream bench crypto
+      sealstream bench subject-keys --subjects 10000000 --store memory --store rocksdb
+      sealstream bench identify --against faust
       sealstream bench latency --rate 2000 --seconds 30
       sealstream bench identity-truth
       sealstream bench serve --against owner
@@ -115,20 +117,108 @@ def protect(
 
 
 @bench.command()
-@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000), help="Of the steady state.")
-@click.option("--customers", default=20_000, show_default=True, type=click.IntRange(10))
-@click.option("--against", type=click.Choice(["streams"]), help="A plain keyed fold of the same topic, same round.")
+@click.option("--subjects", default=100_000, show_default=True, type=click.IntRange(100), help="People with a key.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
 @seeded
 @as_json
-def identify(events: int, customers: int, against: str | None, seed: int, as_json: bool) -> None:
-    """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state.
+def crypto(subjects: int, rounds: int, seed: int, as_json: bool) -> None:
+    """Tokens, seals and people's keys, in memory: CPU µs per use, the median of the rounds.
+
+    `event`: 3 tokens, the person's key and 4 seals, of a person drawn at random; `event_remembered`: of one whom the
+    caches hold; `event_cold`: the person's first one since the start.
 
     \b
     Example:
-      sealstream bench identify --customers 20000 --against streams --json
+      sealstream bench crypto --json
     """
+    part = _part("crypto")
+    result = {
+        "bench": "crypto",
+        "subjects": subjects,
+        "rounds": rounds,
+        "microseconds": part.costs(subjects, rounds, seed),
+        "peak_rss_bytes": _part("costs").own_peak_rss_bytes(),
+    }
+    _show(result, as_json)
+
+
+@bench.command("subject-keys")
+@click.option("--subjects", default=1_000_000, show_default=True, type=click.IntRange(100), help="People with a key.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    default=["memory"],
+    show_default=True,
+    type=click.Choice(["memory", "rocksdb", "changelog"]),
+    help="rocksdb needs sealstream[bench]; changelog: through Kafka into a worker that starts.",
+)
+@as_json
+def subject_keys(subjects: int, stores: tuple[str, ...], as_json: bool) -> None:
+    """The table of people's keys: bytes per person, the time to make and to write them, and to read them back.
+
+    \b
+    Examples:
+      sealstream bench subject-keys --subjects 10000000 --store memory --store rocksdb
+      sealstream bench subject-keys --subjects 10000000 --store changelog --json
+    """
+    part = _part("subject_keys")
+    for store in stores:
+        part.needs(store)
+    with _broker() if "changelog" in stores else nullcontext() as bootstrap:
+        found = part.measured(subjects, stores, bootstrap, _say)
+    _show({"bench": "subject-keys", "subjects": subjects, **found}, as_json)
+
+
+@bench.command()
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000), help="Of the steady state.")
+@click.option("--customers", default=20_000, show_default=True, type=click.IntRange(10))
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Choice(["streams", "faust"]),
+    help="A plain keyed fold of the same topic, same round.",
+)
+@click.option("--in-memory", is_flag=True, help="Without a broker: memory per profile, and how long a merge takes.")
+@click.option(
+    "--profiles",
+    multiple=True,
+    default=[100_000],
+    show_default=True,
+    type=click.IntRange(100),
+    help="In memory: so many, of 5 identifiers each.",
+)
+@click.option("--merged", default=1_000, show_default=True, type=click.IntRange(2), help="Identifiers of a cluster.")
+@seeded
+@as_json
+def identify(
+    events: int,
+    customers: int,
+    against: tuple[str, ...],
+    in_memory: bool,
+    profiles: tuple[int, ...],
+    merged: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """The identify leg: customers with 3 devices each; the first pass, where each edge is new, then steady state.
+
+    `recovery`: the worker is started once more, until it has read its tables. `merge_milliseconds`: the leg's CPU when
+    two clusters of so many identifiers meet.
+
+    \b
+    Examples:
+      sealstream bench identify --customers 20000 --against streams --against faust --json
+      sealstream bench identify --in-memory --profiles 100000 --profiles 1000000
+    """
+    if in_memory:
+        apart = _part("measure").apart
+        in_tables = {f"{count}_profiles": apart("profiles", "memory", count) for count in profiles}
+        merge = {"merged_identifiers": merged, "merge_milliseconds": apart("profiles", "merges", merged)}
+        _show({"bench": "identify", **in_tables, **merge}, as_json)
+        return
     with _broker() as bootstrap:
-        found = _part("identify").ours(bootstrap, events, customers, seed, _say, streams=against == "streams")
+        found = _part("identify").ours(bootstrap, events, customers, seed, _say, against=against)
     result = {
         "bench": "identify",
         "customers": customers,
@@ -136,11 +226,12 @@ def identify(events: int, customers: int, against: str | None, seed: int, as_jso
         "first_pass_events": found.first_pass_events,
         "first_pass_events_per_cpu_second": round(found.first_pass_per_cpu_second),
         "rss_bytes": found.rss_bytes,
+        "recovery": {"rows": found.rows, **found.recovered._asdict()},
         "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
     }
-    if found.streams:
-        ratio = found.steady.events_per_cpu_second / found.streams.events_per_cpu_second
-        result["streams"] = {**_figures([found.streams]), "ratio": round(ratio, 2)}
+    for name, peer in found.peers.items():
+        ratio = found.steady.events_per_cpu_second / peer.events_per_cpu_second
+        result[name] = {**_figures([peer]), "ratio": round(ratio, 2)}
     _show(result, as_json)
 
 
@@ -245,6 +336,7 @@ def serve(profiles: int, rate: int, seconds: int, against: str | None, seed: int
         "rate": rate,
         "profiles_per_second": round(found.profiles_per_second),
         "profiles_per_cpu_second": round(found.profiles_per_cpu_second),
+        "arrived_per_second": round(found.arrived_per_second),
         "milliseconds": found.identifier._asdict(),
         "nothing": found.nothing._asdict(),
         "cpu_share": round(found.cpu_share, 2),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
@@ -74,15 +75,37 @@ def events(config: settings.Settings, file: BinaryIO | None) -> list[Sighting]:
     """Return what decides who is who: of a dump, or of what stands on `events.protected` now."""
     from .. import wiring
 
-    with ExitStack() as stack:
-        lines: Iterable[bytes]
-        if file is not None:
-            lines, total = file, None
-        else:
-            reader = stack.enter_context(wiring.reader(config, Topic.PROTECTED))
-            lines, total = (found.value or b"" for found in reader), reader.total
-        bar = stack.enter_context(progressbar(lines, "events", total))
-        return gather(dump.read(bar, Sighting))
+    if file is not None:
+        return gather(_Sightings(_Lines(file), None))
+    with wiring.reader(config, Topic.PROTECTED) as reader:
+        return gather(_Sightings(reader, reader.total))
+
+
+class _Sightings:
+    """The events of a dump, or of records of `events.protected`, as often as they are iterated."""
+
+    def __init__(self, found: Iterable[Any], total: int | None) -> None:
+        self._found = found
+        self._total = total
+
+    def __iter__(self) -> Iterator[Sighting]:
+        lines = (one if isinstance(one, bytes) else one.value or b"" for one in self._found)
+        with progressbar(lines, "events", self._total) as bar:
+            yield from dump.read(bar, Sighting)
+
+
+class _Lines:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._begun:
+            if not self._file.seekable():
+                raise Misuse("the dump has erasures and is read twice: give it as a file")
+            self._file.seek(0)
+        self._begun = True
+        yield from self._file
 
 
 def progressbar(items: Iterable[T], label: str, total: int | None = None) -> AbstractContextManager[Iterable[T]]:
@@ -104,3 +127,13 @@ def iso(ms: int) -> str:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
         return str(ms)
+
+
+def operator(given: str | None) -> str:
+    """Return who decides: `given`, else the user of this system."""
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        raise Misuse("--operator: say who decides, this user has no name") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import time
 import uuid
@@ -90,7 +89,7 @@ def _decide(
         "left": one,
         "right": other,
         "reason": reason,
-        "operator": operator or _user(),
+        "operator": identifiers.operator(operator),
     }
     try:
         value = json.dumps(event, ensure_ascii=False).encode()
@@ -103,10 +102,3 @@ def _decide(
         click.echo(json.dumps(told))
     else:
         click.echo(f"sent {kind} {message_id}: {short(one)} and {short(other)} {_WILL[kind]}")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
-        raise Misuse("--operator: say who decides, this user has no name") from None

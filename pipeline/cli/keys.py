@@ -16,10 +16,14 @@ from .. import settings
 from ..adapters import key_uses, keyfile
 from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
-from ..crypto.keyring import KeyRing, KeyState, Purpose, RingKey
+from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
+from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
 from .identifiers import iso, key_option
+
+_NONE: dict[str, str] = {Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch"}
+"""What a ring goes on with that has no key of a purpose."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 
@@ -113,7 +117,7 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"{path}, KEK {_kek_id(ring)}")
         for name, status in found.items():
-            click.echo(f"{name}: {status['in_use'] or 'no active key'}")
+            click.echo(f"{name}: {status['in_use'] or _NONE.get(name, 'no active key')}")
             if status["overlaps"]:
                 click.echo(f"  overlaps with {', '.join(status['overlaps'])}")
             for key in status["next"]:
@@ -121,7 +125,7 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
             for state in (KeyState.DECRYPT_ONLY, KeyState.DESTROYED):
                 if status[state.value]:
                     click.echo(f"  {state.value}: {', '.join(status[state.value])}")
-    ctx.exit(0 if all(status["in_use"] for status in found.values()) else 1)
+    ctx.exit(0 if all(status["in_use"] or name in _NONE for name, status in found.items()) else 1)
 
 
 from_option = click.option(
@@ -138,7 +142,8 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
     """Add a version of the key of PURPOSE, for records whose Kafka time is TIME or later.
 
     The former version is decrypt-only then. A former token key overlaps until it is retired: events carry each token
-    under both versions, so that whoever comes meanwhile stays one profile, with its id.
+    under both versions, so that whoever comes meanwhile stays one profile, with its id. `subjects` is the epoch, which
+    wraps the keys of people: from TIME on workers wrap all of them anew, and what they sealed stays as it is.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
     the new file before TIME: give a time ahead, or stop them meanwhile.
@@ -196,19 +201,66 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
     they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
     stays in the file, without the key.
 
+    With an epoch (subjects.1) goes what backups of Kafka from before still hold of people who were erased, and of
+    everybody else. It is refused while it still wraps a key of somebody, for which Kafka is read: workers wrap those
+    under the new epoch by themselves.
+
     \b
-    Example:
+    Examples:
       sealstream keys destroy token.1 --confirm token.1
+      sealstream keys destroy subjects.1 --confirm subjects.1
     """
     if confirm is None:
         confirm = click.prompt("The key's name once more", err=True)
     if confirm != name:
         raise Misuse(f"not destroyed: --confirm must repeat the key's name, {name}")
     now = _now()
-    _change(key_file, lambda ring: ring.destroyed(name, now), as_json)
+
+    def make(ring: KeyRing) -> KeyRing:
+        without = ring.destroyed(name, now)
+        if any(k.key_id == name and k.purpose is Purpose.SUBJECTS for k in ring.keys):
+            _check_unused(ring, name, settings.load(key_file=key_file))
+        return without
+
+    _change(key_file, make, as_json)
     if not as_json:
         click.echo(f"destroyed {name}")
         click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
+
+
+@keys.command()
+@click.option("--kek", metavar="KEK", help="Who is to hold it, in the words of SEALSTREAM_KEK; default: as now.")
+@key_option
+@json_option
+def rewrap(kek: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Replace the key-encryption key: make a new one, and wrap all keys of the file under it. They stay as they are.
+
+    With --kek by another provider, or, as `file`, in clear in the file. Then set SEALSTREAM_KEK to the same.
+
+    Keys of people must be under an epoch. It is refused while one is not, for which Kafka is read.
+
+    \b
+    Examples:
+      sealstream keys rewrap
+      sealstream keys rewrap --kek vault:transit/sealstream
+    """
+    from .. import wiring
+
+    config, now = settings.load(key_file=key_file), _now()
+    held_by = settings.load(key_file=key_file, kek=kek).kek if kek else config.kek
+
+    def make(ring: KeyRing) -> KeyRing:
+        if ring.in_use(Purpose.SUBJECTS, now) is None:
+            raise Misuse("it wraps keys of people until an epoch is in use: `sealstream keys rotate subjects`")
+        _check_unused(ring, KEK, config)
+        return ring.under(wiring.new_kek(held_by))
+
+    _change(key_file, make, as_json)
+    if not as_json:
+        click.echo("wrapped under a new key-encryption key")
+        click.echo("next: replace the file on every worker, restart them, and destroy its backups", err=True)
+        if held_by != config.kek:
+            click.echo("with the file goes SEALSTREAM_KEK: set it to what --kek was, everywhere", err=True)
 
 
 @keys.command()
@@ -234,6 +286,18 @@ def public(key_file: Path | None, as_json: bool) -> None:
         return
     for k in found:
         click.echo(f"producers.{k.version}  id {k.key_id.hex()}  from {iso(k.active_from)}  {k.public.hex()}")
+
+
+def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
+    """`Misuse` while keys of people are wrapped by `name`, of the ring's `epoch_names`."""
+    from .. import wiring
+
+    ids = {kek_id for kek_id, known in ring.epoch_names().items() if known == name}
+    wraps = by_kek((key, value) for (_, key), value in wiring.subject_rows(config).items())
+    left = sum(n for kek_id, n in wraps.items() if kek_id in ids)
+    if left:
+        called = "the key-encryption key" if name == KEK else name
+        raise Misuse(f"{called} still wraps {left:,} keys of people; workers with the epoch in use are to go on first")
 
 
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:

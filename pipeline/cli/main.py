@@ -23,6 +23,7 @@ from .identity import identity
 from .keys import keys
 from .protect import protect
 from .replay import replay
+from .rights import erase, export
 from .schemas import schemas
 from .serve import serve
 from .topics import topics
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, serve, topics, schemas, protect, identity, keys, replay, verify, bench):
+for _command in (demo, worker, serve, topics, schemas, protect, identity, keys, erase, export, replay, verify, bench):
     cli.add_command(_command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import click
@@ -12,8 +12,8 @@ import msgspec
 from .. import settings
 from ..errors import Misuse
 from ..events import Topic
+from ..explain.standing import newest, today
 from ..outcomes import UNDECODABLE
-from ..stages.profile_records import follow, profile_id, said
 from .lines import batches
 
 
@@ -57,7 +57,7 @@ class Remap:
     def __init__(self, records: Iterable[Any], field: str) -> None:
         """`records`: of the topic (`adapters.reader.Found`), each partition's in offset order."""
         self._field = field
-        self._today = _today(records)
+        self._today = today(newest(records))
         self.seen = 0
         self.changed = 0
         self.unknown = 0
@@ -86,28 +86,3 @@ def _text(raw: msgspec.Raw | None) -> str | None:
         return None
     value = msgspec.json.decode(raw)
     return value if isinstance(value, str) else None
-
-
-def _today(records: Iterable[Any]) -> Mapping[str, str]:
-    """Id → the id of its profile today, of every id that leads to a profile."""
-    by_partition: dict[tuple[str, int], tuple[int, str | None]] = {}
-    for record in records:
-        ident = profile_id(record.key)
-        if ident is None:
-            continue
-        if record.value is None:
-            by_partition.pop((ident, record.partition), None)
-            continue
-        content = said(record.value)
-        if content is not None:
-            by_partition[ident, record.partition] = record.timestamp, content.merged_into
-    last: dict[str, tuple[int, int, str | None]] = {}
-    for (ident, partition), (at, into) in by_partition.items():
-        if ident not in last or last[ident][:2] < (at, partition):
-            last[ident] = at, partition, into
-
-    def merged_into(ident: str) -> str | None:
-        return last[ident][2] if ident in last else None
-
-    ends = {ident: follow(ident, merged_into) for ident in last}
-    return {ident: end for ident, end in ends.items() if end is not None and end in last}

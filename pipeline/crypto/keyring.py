@@ -1,4 +1,4 @@
-"""The key ring: the KEK, and the token, rejects and producers keys by version, each with its state.
+"""The key ring: the KEK, and the token, rejects, producers and subjects keys by version, each with its state.
 
 `to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
 sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
@@ -19,12 +19,15 @@ import msgspec
 from ..errors import Corrupt, Misuse
 from ..events import frame
 from .aead import KEY_BYTES
+from .epochs import Epochs
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox, RejectBoxes
 from .sessions import Opener, PublicKey, public_key
 from .tokens import BEGINNING, END, Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
+KEK = "kek"
+"""What `KeyRing.epoch_names` calls the ring's KEK."""
 
 
 class KeyState(StrEnum):
@@ -37,6 +40,7 @@ class Purpose(StrEnum):
     TOKEN = "token"  # noqa: S105 - a purpose, not a secret
     REJECTS = "rejects"
     PRODUCERS = "producers"  # an X25519 private key, to whose public half producers seal
+    SUBJECTS = "subjects"  # an epoch: wraps the keys of people
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,15 @@ class KeyRing:
         """Return what opens sealed events, under every producers key that was not destroyed; there may be none."""
         return Opener(key for _, key in self._usable(Purpose.PRODUCERS))
 
+    def epochs(self) -> Epochs:
+        """Return what wraps the keys of people, under every subjects key that was not destroyed; there may be none."""
+        return Epochs(((k.active_from, LocalKek(key)) for k, key in self._usable(Purpose.SUBJECTS)), self._kek)
+
+    def epoch_names(self) -> dict[str, str]:
+        """Return the id of each KEK that may wrap the keys of people (16 hex) → `subjects.<version>`, or `KEK`."""
+        names = {LocalKek(key).kek_id: k.key_id for k, key in self._usable(Purpose.SUBJECTS)}
+        return {self._kek.kek_id: KEK, **names} if isinstance(self._kek, LocalKek) else names
+
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""
         in_use = self.in_use(Purpose.PRODUCERS, now_ms)
@@ -144,11 +157,15 @@ class KeyRing:
         return [(k, k.key) for k in self._keys if k.purpose is purpose and k.key is not None]
 
     def in_use(self, purpose: Purpose, time_ms: int) -> RingKey | None:
-        """Return the version that protects records of Kafka time `time_ms`; None if no version is active."""
+        """Return the version that protects records of Kafka time `time_ms`; None if no version is active.
+
+        Records of before the first version are its own, but before the first epoch it is the KEK that wraps.
+        """
         usable = [k for k, _ in self._usable(purpose)]
         if not any(k.state is KeyState.ACTIVE for k in usable):
             return None
-        return next((k for k in reversed(usable) if k.active_from <= time_ms), usable[0])
+        first = None if purpose is Purpose.SUBJECTS else usable[0]
+        return next((k for k in reversed(usable) if k.active_from <= time_ms), first)
 
     def rotated(self, purpose: Purpose, key: bytes, since: int, now: int) -> KeyRing:
         """Return a ring with `key` (32 bytes) as the next version, active from `since` (ms).
@@ -203,6 +220,10 @@ class KeyRing:
         if found.kept_until > now:
             raise Misuse(f"{key_id} is in use until it is retired at the time given")
         return self._with(replace(found, state=KeyState.DESTROYED, key=None))
+
+    def under(self, kek: Kek) -> KeyRing:
+        """Return the same keys under another KEK. What the former one wraps elsewhere does not open with it."""
+        return KeyRing(kek, self._keys)
 
     def _named(self, key_id: str) -> RingKey:
         for k in self._keys:

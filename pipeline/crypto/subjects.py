@@ -1,28 +1,47 @@
-"""The subject keys of one raw partition: random, one per person, wrapped in a table whose changelog is durable.
+"""The subject keys of one raw partition: random, wrapped in a table whose changelog is durable. Rows: `subject_rows`.
 
-Row: key = subject ‖ 0x00 ‖ key_id (8), value = a key record (`crypto.kek`) with
-AAD = frame("sealstream/subject-key/1", subject, key_id).
+Each row says at which raw offset its key was made, and which key seals an event is a function of the rows and its
+offset (`subject_rows.choose`). So a replay after a crash seals as it did, whatever was made and erased since.
 
 Why the key id stands in the row's key: a worker that has lost the partition but not noticed yet may still write a key
 for a person for whom the new owner makes one, too. Were the row's key the subject alone, the changelog's last writer
-would win and what the other one sealed could never be opened. So rows only add up; all of them open, and the smallest
-key id is the active one: a function of the set of rows, whatever their order. The table cannot look up by prefix,
-therefore an index subject → active row's key is built from `items()` at the first use. It shares the row keys with an
-in-memory table; see `SubjectKeys` for its measured size.
+would win and what the other one sealed could never be opened. So rows only add up, and all of them open.
+
+Erasure: its row is written where its marker stands in the log, and from there on only keys made after it are used. The
+keys of before go when the marker was committed: until then a crash may have events of before it protected again, to the
+bytes that they had. Where somebody sets offsets back by hand, such events come once more without their keys; they get
+one that goes in the same way.
+
+The table cannot look up by prefix, therefore an index subject → its rows' keys is built from `items()` at the first
+use. It shares the row keys with an in-memory table.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from .. import ports
-from ..errors import Corrupt
-from ..events import frame
+from . import subject_rows
 from .aead import KEY_BYTES
-from .kek import Kek, is_key_record, unwrap_key, wrap_key
+from .epochs import Epochs
 from .seal import KEY_ID_BYTES, SubjectKey
+from .subject_rows import Erasure, KeyRow
+
+LOOKED_AT = 10
+"""`rewrap` looks at so many rows for one that it may wrap: 2 µs against 16."""
+
+
+class Held:
+    """A person's key in memory (0.4 kB), and for which offsets: none yet."""
+
+    __slots__ = ("key", "since", "until")
+
+    key: SubjectKey
+
+    def __init__(self, subject: str) -> None:
+        self.since = self.until = 0
 
 
 class SubjectKeys:
@@ -32,106 +51,213 @@ class SubjectKeys:
     so that no useful share of the people would fit, and cold ones cost as much.
     """
 
-    __slots__ = ("_active", "_index", "_kek", "_random", "_table", "_unwrapped")
+    __slots__ = (
+        "_epochs",
+        "_held",
+        "_incarnation",
+        "_index",
+        "_pending",
+        "_place",
+        "_random",
+        "_table",
+        "_unseen",
+        "_wrapped_by",
+    )
 
     def __init__(
         self,
         table: ports.Table,
-        kek: Kek,
+        epochs: Epochs,
         random: Callable[[int], bytes] = os.urandom,
         cached: int = 50_000,
     ) -> None:
         self._table = table
-        self._kek = kek
+        self._epochs = epochs
         self._random = random
-        self._index: dict[str, bytes] | None = None
-        self._unwrapped = lru_cache(cached)(self._unwrap)
-        self._active = lru_cache(cached)(self._find_or_make)
+        self._index: dict[str, bytes | tuple[bytes, ...]] | None = None
+        self._pending: dict[str, Erasure] = {}
+        self._incarnation, self._place = "", subject_rows.place_of("")
+        self._held = lru_cache(cached)(Held)
+        self._wrapped_by: object = None
+        self._unseen: Iterator[bytes] = iter(())
 
     def __repr__(self) -> str:
         return "SubjectKeys(…)"
 
-    def get(self, subject: str) -> SubjectKey:
-        """Return the person's active key; make and `put` it if there is none. `Corrupt` if its row was changed.
+    def enter(self, incarnation: str) -> None:
+        """The offsets that follow are of this incarnation of the topic."""
+        if incarnation != self._incarnation:
+            self._incarnation, self._place = incarnation, subject_rows.place_of(incarnation)
+            self._held.cache_clear()
 
-        The caller makes the table durable before anything sealed with a new key leaves.
+    def get(self, subject: str, offset: int) -> SubjectKey:
+        """Return the person's key for what stands at `offset`; make and `put` it if there is none.
+
+        `Corrupt` if its row was changed. The caller makes the table durable before anything sealed with a new key
+        leaves.
         """
-        return self._active(subject)
+        held = self._held(subject)
+        if held.since <= offset < held.until:
+            return held.key
+        return self._find_or_make(subject, offset, held)
 
     def find(self, subject: str, key_id: bytes) -> SubjectKey | None:
         """Return the person's key `key_id` for opening, or None if it is not (or no longer) here."""
-        try:
-            return SubjectKey(key_id, self._unwrapped(row_key(subject, key_id)))
-        except LookupError:
+        row = subject_rows.row_key(subject, key_id)
+        value = self._table.get(row)
+        if value is None:
             return None
+        found = subject_rows.read(row, value)
+        return SubjectKey(key_id, found.open(self._epochs)) if isinstance(found, KeyRow) else None
 
     def probe(self) -> None:
         """Open one of the keys, if there is any. `Corrupt` before a new one is made under another KEK than theirs."""
-        for row, _ in self._table.items():
-            self._unwrap(row)
-            return
+        for row, value in self._table.items():
+            found = subject_rows.read(row, value)
+            if isinstance(found, KeyRow):
+                found.open(self._epochs)
+                return
 
-    def forget(self, subject: str) -> int:
-        """Delete every key of the person and return how many there were: what they sealed here is unreadable then.
+    # -- erasure -----------------------------------------------------------------------------------------------------
 
-        Goes through the whole table (raced rows count), so about 30 ms with 100,000 subjects; and empties the caches.
+    def erase(self, subject: str, offset: int) -> bool:
+        """The marker of the person's erasure stands at `offset`. False: it is known, or one that came after it.
+
+        Keys made before it are not used from there on, and deleted by `committed`.
         """
-        rows = [row for row, _ in self._table.items() if row[: -KEY_ID_BYTES - 1] == subject.encode()]
-        for row in rows:
-            self._table.delete(row)
-        self._index = None
-        self._active.cache_clear()
-        self._unwrapped.cache_clear()
-        return len(rows)
+        rows, before = self._rows(subject)
+        if before is not None and before.place == self._place and before.offset >= offset:
+            return False
+        self._delete(subject, [row for row in rows if row.place not in (None, self._place)])  # no replay needs those
+        erasure = Erasure(subject, self._place, offset)
+        self._put(subject, erasure)
+        self._note(erasure)
+        return True
 
-    def _find_or_make(self, subject: str) -> SubjectKey:
-        index = self._index
-        if index is None:
-            index = self._index = _index(self._table)
-        row = index.get(subject)
-        if row is not None and self._table.get(row) is not None:
-            return SubjectKey(row[-KEY_ID_BYTES:], self._unwrap(row))
-        return self._make(subject, index)
+    def committed(self, incarnation: str, offset: int) -> int:
+        """Nothing below `offset` comes again: delete the keys that wait for it, and return how many there were."""
+        self._indexed()  # which finds those that a former owner left
+        place, deleted = subject_rows.place_of(incarnation), 0
+        for subject, erasure in list(self._pending.items()):
+            if erasure.place != place or erasure.offset < offset:
+                deleted += self._delete(subject, self._doomed(erasure))
+                del self._pending[subject]
+        return deleted
 
-    def _make(self, subject: str, index: dict[str, bytes]) -> SubjectKey:
+    def _note(self, erasure: Erasure) -> None:
+        """Remember it while there are keys that it dooms."""
+        if self._doomed(erasure):
+            self._pending[erasure.subject] = erasure
+        else:
+            self._pending.pop(erasure.subject, None)
+
+    def _doomed(self, erasure: Erasure) -> list[KeyRow]:
+        rows, _ = self._rows(erasure.subject)
+        return [row for row in rows if erasure.dooms(row)]
+
+    # -- epochs ------------------------------------------------------------------------------------------------------
+
+    def rewrap(self, most: int) -> int:
+        """Wrap at most so many keys anew that are not under the epoch in use; return how many. To be called again.
+
+        Keys and their ids stay, and what they sealed. Rows say what is left to do, so it goes on after a restart.
+        """
+        epochs, table = self._epochs, self._table
+        if self._wrapped_by is not epochs.in_use:
+            self._wrapped_by = epochs.in_use
+            self._unseen = iter([row for row, _ in table.items()])
+        wrapped = 0
+        for _, row in zip(range(most * LOOKED_AT), self._unseen, strict=False):
+            value = table.get(row)
+            found = None if value is None else subject_rows.read(row, value)
+            if isinstance(found, KeyRow) and not epochs.is_current(found.wrapped):
+                table.put(row, found.under(epochs).value)
+                wrapped += 1
+                if wrapped == most:
+                    break
+        return wrapped
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def _find_or_make(self, subject: str, offset: int, held: Held) -> SubjectKey:
+        rows, erasure = self._rows(subject)
+        choice = subject_rows.choose(rows, erasure, self._place, offset)
+        key = None
+        for row in rows:  # all are opened: a changed one might be passed over
+            opened = row.open(self._epochs)
+            if row is choice.row:
+                key = SubjectKey(row.key_id, opened)
+        if key is None:
+            key = self._make(subject, offset)
+            if erasure is not None:
+                self._note(erasure)
+        held.key, held.since, held.until = key, choice.since, choice.until
+        return key
+
+    def _make(self, subject: str, offset: int) -> SubjectKey:
         key_id, key = self._random(KEY_ID_BYTES), self._random(KEY_BYTES)
-        row = row_key(subject, key_id)
-        self._table.put(row, wrap_key(self._kek, key, key_id, _aad(row)))
-        index[subject] = row
+        self._put(subject, subject_rows.new(self._epochs, subject, key_id, self._place, offset, key))
         return SubjectKey(key_id, key)
 
-    def _unwrap(self, row: bytes) -> bytes:
-        record = self._table.get(row)
-        if record is None:
-            raise LookupError("no such subject key")  # not remembered by the cache: the row may come yet
-        try:
-            return unwrap_key(self._kek, record, row[-KEY_ID_BYTES:], _aad(row))
-        except Corrupt as e:
-            raise Corrupt(f"a row of the table subject-keys: {e}") from None
+    def _indexed(self) -> dict[str, bytes | tuple[bytes, ...]]:
+        index = self._index
+        if index is None:
+            index = self._index = {}
+            erased = []
+            for row, _ in self._table.items():
+                zero = row.index(b"\0")
+                subject = row[:zero].decode()
+                index[subject] = _with(index.get(subject), row)
+                if zero == len(row) - 1:
+                    erased.append(subject)
+            for subject in erased:
+                _, erasure = self._rows(subject)
+                if erasure is not None:
+                    self._note(erasure)
+        return index
+
+    def _rows(self, subject: str) -> tuple[list[KeyRow], Erasure | None]:
+        entry = self._indexed().get(subject, ())
+        keys: list[KeyRow] = []
+        erasure = None
+        for row in (entry,) if isinstance(entry, bytes) else entry:
+            value = self._table.get(row)
+            if value is None:
+                continue
+            found = subject_rows.read(row, value)
+            if isinstance(found, Erasure):
+                erasure = found
+            else:
+                keys.append(found)
+        return keys, erasure
+
+    def _put(self, subject: str, row: KeyRow | Erasure) -> None:
+        index, key = self._indexed(), row.key
+        self._table.put(key, row.value)
+        index[subject] = _with(index.get(subject), key)
+        self._forget_held(subject)
+
+    def _delete(self, subject: str, rows: list[KeyRow]) -> int:
+        index = self._indexed()
+        for row in rows:
+            self._table.delete(row.key)
+            entry = index[subject]
+            rest = () if isinstance(entry, bytes) else tuple(key for key in entry if key != row.key)
+            if rest:
+                index[subject] = rest[0] if len(rest) == 1 else rest
+            else:
+                del index[subject]
+        self._forget_held(subject)
+        return len(rows)
+
+    def _forget_held(self, subject: str) -> None:
+        held = self._held(subject)
+        held.since = held.until = 0
 
 
-def check_row(key: bytes, value: bytes) -> None:
-    """`Corrupt` if it has not the form of a row; whether its key opens is seen when it is used."""
-    subject = key[: -KEY_ID_BYTES - 1]
-    well_formed = subject.isascii() and len(subject) > 0 and key[len(subject) : len(subject) + 1] == b"\0"
-    if not well_formed or not is_key_record(value):
-        raise Corrupt("a row of the table subject-keys does not read back")
-
-
-def row_key(subject: str, key_id: bytes) -> bytes:
-    """The table's key of a row."""
-    return subject.encode() + b"\0" + key_id
-
-
-def _aad(row: bytes) -> bytes:
-    return frame(b"sealstream/subject-key/1", row[: -KEY_ID_BYTES - 1], row[-KEY_ID_BYTES:])
-
-
-def _index(table: ports.Table) -> dict[str, bytes]:
-    index: dict[str, bytes] = {}
-    for row, _ in table.items():
-        subject = row[: -KEY_ID_BYTES - 1].decode()
-        known = index.get(subject)
-        if known is None or row < known:
-            index[subject] = row
-    return index
+def _with(entry: bytes | tuple[bytes, ...] | None, row: bytes) -> bytes | tuple[bytes, ...]:
+    """Nearly everybody has one row: no tuple for it."""
+    if entry is None or entry == row:
+        return row
+    others = (entry,) if isinstance(entry, bytes) else entry
+    return others if row in others else (*others, row)

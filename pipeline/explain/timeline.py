@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import msgspec
 
-from ..events import DECISIONS
+from ..events import DECISIONS, ORDERS
 from ..stages.link import Rules
-from ..stages.reference import Pair
+from ..stages.reference import Pair, unerased
 from .evidence import People, Sighting
 
 WORK = 1_000_000
@@ -34,6 +34,8 @@ class What(StrEnum):
     CONFLICT = "conflict"
     SETTLED = "settled"
     """A conflict is none any more."""
+    ERASED = "erased"
+    """What the events of an identifier had said."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -112,19 +114,18 @@ def founder(events: list[Sighting], rules: Rules, profile_id: str) -> str | None
     """Return a token of the profile that has, or had, this id; None if none had."""
     from ..stages.reference import profile_id as id_of
 
-    seen: set[str] = set()
-    for event in events:
-        if event.type not in DECISIONS and event.anchor not in seen:
-            seen.add(event.anchor)
-            if id_of(event.event_id) == profile_id:
-                return event.anchor
+    for some in (events, unerased(events)[0]):
+        seen: set[str] = set()
+        for event in some:
+            if event.type not in ORDERS and event.anchor not in seen:
+                seen.add(event.anchor)
+                if id_of(event.event_id) == profile_id:
+                    return event.anchor
     return None
 
 
 def _changes(before: People, after: People, token: str, event: Sighting) -> Iterator[Entry]:
-    if token not in after.of:
-        return
-    now = set(after.tokens[after.of[token]])
+    now = set(after.tokens[after.of[token]]) if token in after.of else set()
     was = set(before.tokens[before.of[token]]) if token in before.of else set()
     ident = after.profile(token)
     cause = Cause(event.event_id, event.type, event.source, event.time)
@@ -132,6 +133,11 @@ def _changes(before: People, after: People, token: str, event: Sighting) -> Iter
     def entry(what: What, tokens: Iterable[str], **more: object) -> Entry:
         return Entry(event.received_at, what, ident, cause, sorted(tokens), **more)  # type: ignore[arg-type]
 
+    erased = before.founders.keys() - after.founders.keys()
+    if event.anchor in erased and event.anchor in was:
+        yield entry(What.ERASED, [event.anchor])
+    if not now:
+        return
     new = {t for t in now if t not in before.of}
     if not was:
         yield entry(What.FIRST_SEEN, now & new)
@@ -141,7 +147,7 @@ def _changes(before: People, after: People, token: str, event: Sighting) -> Iter
     came = [(before.profile_of(n), set(before.tokens[n]) & now) for n in others]
     if came:
         yield entry(What.MERGED, {t for _, tokens in came for t in tokens}, profiles=_sorted(i for i, _ in came))
-    gone = was - now
+    gone = {t for t in was - now if t in after.of}
     if gone:
         rule, late = _lost(before, after, was, event)
         elsewhere = _sorted({after.profile(t) for t in gone})

@@ -11,8 +11,9 @@ state: a crash in between repeats outputs and messages, which changes nothing, a
 Metrics, as counts of `Effects`: `resolved`, `duplicate` (an origin folded before), `repeated` (a message that was sent
 twice: not counted again), `ignored` (`consent`: a purpose that is no plain name, or neither true nor false; `computed`:
 a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
-`overflow` (a link beyond those that are kept of a token), `reevaluated` (a root divided again by other rules),
-`profile`, `message`. Cost by stage: `flow.identify_costs`.
+`overflow` (a link beyond those that are kept of a token), `erasure` (a token whose facts were erased), `erased` (an
+event that came after its erasure and stands before it: not counted), `reevaluated` (a root divided again by other
+rules), `profile`, `message`. Cost by stage: `flow.identify_costs`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,37 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection
 
-from ..events import DAY, DECISIONS, Record, SourceBatch, Topic, formers
+import msgspec
+
+from ..events import DAY, DECISIONS, ERASE, Record, SourceBatch, Topic, formers
 from ..outcomes import UNDECODABLE
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
 from ..stages.content import Event, content_reader, event_decoder
-from ..stages.fold import ADDED, BEFORE, BORN, GROUP, REPEATED, REPEATED_BORN, decide, fold, sight
+from ..stages.fold import (
+    ADDED,
+    BEFORE,
+    BORN,
+    GROUP,
+    REPEATED,
+    REPEATED_BORN,
+    Taken,
+    counts,
+    decide,
+    erase,
+    fold,
+    meet,
+    pass_over,
+    sight,
+    visit,
+    visited,
+)
 from ..stages.identity_rows import (
     DIGEST,
     Apart,
     Assigned,
     Evidence,
     Join,
+    Left,
     Member,
     Row,
     Union,
@@ -53,13 +74,17 @@ KNOWN_EDGES = 256 * DIGEST
 
 
 MAX_LINKS = 1000
-"""Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival."""
+"""Links kept per anchor, 48 bytes each. More of them are counted and dropped, in the order of arrival. When it is
+erased, so many of the groups that it named are told."""
 
 CHECKED = 2_000
 """Rows that a partition checks per tick for having been divided by other rules; a tick is about a second."""
 
 NOBODY = bytes(DIGEST)
-"""The profile's id of what is no profile's: an operator's decision about a token without events."""
+"""The profile's id of what is no profile's: an operator's event about a token without others, an erased one."""
+NOBODY_ID = NOBODY.hex().encode()
+_UNDER = b'{"profile_id":"%b",'
+"""What an event's JSON begins with once its profile is known."""
 
 
 class IdentifyLeg:
@@ -103,6 +128,7 @@ class IdentifyPartition:
         self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
         self._overflow = 0
+        self._erased = self._erasures = 0
         self._met: list[str] = []
         """Tokens that the event at work names for the first time with its anchor."""
 
@@ -131,12 +157,15 @@ class IdentifyPartition:
             ("ignored", "computed"): self._ignored_values,
             ("undecodable", ""): self._undecodable,
             ("overflow", "link"): self._overflow,
+            ("erased", ""): self._erased,
+            ("erasure", ""): self._erasures,
             ("reevaluated", ""): self._resolver.reevaluated,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
         }
         self._duplicates = self._repeated = self._undecodable = self._overflow = 0
         self._ignored_consents = self._ignored_values = 0
+        self._erased = self._erasures = 0
         self._resolver.reevaluated = 0
         self._resolver.trim(self._leg.cached())
         return Effects(
@@ -175,6 +204,11 @@ class IdentifyPartition:
             where = streams.get((origin.topic, origin.incarnation))
             if where is None:
                 where = self._stream(origin.topic, origin.incarnation)
+            if (row.erased is not None and not counts(row.erased, event, where)) or event.type == ERASE:
+                self._uncounted(row, event, where, value)
+                value = value.replace(b"{", _UNDER % NOBODY_ID, 1)
+                resolved(Out(NOBODY_ID, value, record.timestamp if record.timestamp > 0 else 0))
+                continue
             content = content_of(event)
             done = fold(row, event, where, content, rules)
             if done is BEFORE:
@@ -202,8 +236,7 @@ class IdentifyPartition:
                         resolver.join(anchor, token)
                     met.clear()
             ident = (row.profile or _own_id(row)).hex().encode()
-            # the event's JSON with its profile's id in front
-            value = value.replace(b"{", b'{"profile_id":"%b",' % ident, 1)
+            value = value.replace(b"{", _UNDER % ident, 1)
             resolved(Out(ident, value, record.timestamp if record.timestamp > 0 else 0))
 
     def _load(self, record: Record, anchor: str) -> Row | None:
@@ -236,11 +269,69 @@ class IdentifyPartition:
                 row.facts.former.update(pair for pair in formers(event.tokens) if pair[1] == token)
                 self._met.append(token)
         elif token.startswith(GROUP) and not links(kind_of(token)):
-            self._resolver.visit(token, anchor, event.time)
+            facts = row.facts
+            assert facts is not None
+            if not visit(row, token, MAX_LINKS):
+                self._overflow += 1
+            self._resolver.visit(token, anchor, event.time, facts.erasures)
             row.latest = max(row.latest, event.time)
         if len(row.edges) < KNOWN_EDGES and event.time // DAY == row.day:
             row.edges += digest_of(token)
         return row.edges.hex()
+
+    def _uncounted(self, row: Row, event: Event, where: str, value: bytes) -> None:
+        """A marker of an erasure, or an event that one takes away."""
+        anchor = event.anchor
+        if event.type != ERASE:
+            if not pass_over(row, event, where):
+                self._duplicates += 1
+                return
+            self._erased += 1
+            self._pass_over(anchor, row, event)
+        else:
+            try:
+                marker = _marker(value).clear
+            except UNDECODABLE:
+                self._undecodable += 1
+                return
+            groups = visited(row)
+            done = erase(row, event, where, marker.erasure, marker.partitions)
+            if done is Taken.BEFORE:
+                self._duplicates += 1
+                return
+            if done is Taken.ERASED:
+                self._erasures += 1
+                assert row.facts is not None
+                self._resolver.erased(anchor, row)
+                for group in groups:
+                    self._resolver.leave(group, anchor, row.facts.erasures)
+        self._resolver.folded[anchor] = row
+
+    def _pass_over(self, anchor: str, row: Row, event: Event) -> None:
+        """Which tokens hang together, and how many an identifier has met, is the same as if the event counted."""
+        links, facts = self._rules.links, row.facts
+        assert facts is not None
+        unions, joins = [], []
+        for token in event.tokens.values():
+            if token == anchor:
+                continue
+            if not well_formed(token):
+                self._undecodable += 1
+            elif links(kind_of(anchor)) and links(kind_of(token)):
+                if event.type in DECISIONS:
+                    unions += [token] if event.type == "link" else []
+                    continue
+                new = meet(row, token, MAX_LINKS)
+                if new is None:
+                    self._overflow += 1
+                elif new:
+                    joins.append(token)
+            elif token.startswith(GROUP) and not links(kind_of(token)) and event.type not in DECISIONS:
+                self._resolver.leave(token, anchor, facts.erasures)
+        for token in joins:
+            self._resolver.join(anchor, token)
+        for token in unions:
+            self._resolver.link(anchor, token)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -258,14 +349,28 @@ class IdentifyPartition:
                     resolver.joined(token, other)
                 case Union(low):
                     resolver.union(token, low)
-                case Member(anchor, visits):
-                    resolver.member(token, anchor, visits)
+                case Member(anchor, visits, era):
+                    resolver.member(token, anchor, visits, era)
+                case Left(anchor, era):
+                    resolver.member(token, anchor, None, era)
                 case Apart(others, full):
                     resolver.apart(token, others, full=full)
                 case Evidence():
                     resolver.evidence(token, message)
                 case Assigned():
                     resolver.assigned(token, message)
+
+
+class _Clear(msgspec.Struct, gc=False):
+    erasure: str
+    partitions: int
+
+
+class _Marker(msgspec.Struct, gc=False):
+    clear: _Clear
+
+
+_marker = msgspec.json.Decoder(_Marker).decode
 
 
 def _own_id(row: Row) -> bytes:

@@ -4,9 +4,11 @@
                     └──────────┴──────────┴─► reject ───► events.rejected
 
 Every record comes out once, on one side. Durable in the order state, output: a person's key stands in its changelog
-before the first event that it sealed is published. A crash in between leaves a key that the replay uses.
+before the first event that it sealed is published. A crash in between leaves a key that the replay uses. What an
+erasure dooms is deleted when its marker was committed, since only then no event of before it comes again.
 
-Counts of `Effects`: `protected`; `rejected` by reason; `unusable_identifier` and `blocked_identifier` by kind.
+Counts of `Effects`: `protected`; `rejected` by reason; `unusable_identifier` and `blocked_identifier` by kind;
+`keys_erased` and `keys_rewrapped` (under another epoch).
 Cost by stage: `bench/costs.py`.
 """
 
@@ -14,9 +16,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
+from ..crypto import subject_rows
 from ..crypto.keyring import KeyRing
-from ..crypto.subjects import SubjectKeys, check_row
+from ..crypto.subjects import SubjectKeys
+from ..errors import Transient
 from ..events import EventIds, Record, SourceBatch, Topic
 from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
@@ -32,6 +37,8 @@ KEYS = "subject-keys"
 AT_ONCE = 32
 """Records that go through the stages together: what a stage leaves for the next one is still in the CPU's cache."""
 
+REWRAPPED = 1_000
+"""Keys of people that are wrapped anew per tick and partition, after the epoch was rolled: 20 ms."""
 
 Uses = Callable[[str, int], None]
 
@@ -45,6 +52,7 @@ class ProtectLeg:
     `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `must_seal`: sources whose
     plaintext is rejected, `*` for all. `uses` is told, by key id, how many values were made under a key of the ring,
     before they leave; what it raises keeps them from leaving. `available`: raises while the KEK may not be used.
+    `clock` (ms): when a partition is opened, for the epoch in use; afterwards ticks tell it.
     """
 
     name = "protect"
@@ -63,10 +71,12 @@ class ProtectLeg:
         must_seal: Collection[str] = (),
         uses: Uses = lambda key_id, values: None,
         available: Callable[[], None] = lambda: None,
+        clock: Callable[[], int] = lambda: 0,
     ) -> None:
         self.registry = registry
         self.available = available
-        self.ring = ring
+        self.clock = clock
+        self.epochs = ring.epochs()
         self.max_event_bytes = max_event_bytes
         self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
         self.boxes = ring.reject_boxes()
@@ -75,12 +85,13 @@ class ProtectLeg:
         self.uses = uses
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
-        keys = SubjectKeys(tables[KEYS], self.ring.kek)
+        self.epochs.advance(self.clock())
+        keys = SubjectKeys(tables[KEYS], self.epochs)
         keys.probe()
         return ProtectPartition(self, keys)
 
     def check(self, table: str, key: bytes, value: bytes) -> None:
-        check_row(key, value)
+        subject_rows.check(key, value)
 
 
 class ProtectPartition:
@@ -106,7 +117,7 @@ class ProtectPartition:
         rejects.sort(key=lambda r: r.record.offset)
         assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
 
-        self._protected += seal(tokenized.passed, *place, self._keys.get)
+        self._protected += seal(tokenized.passed, *place, self._keys)
         self._counts["protected", ""] += len(tokenized.passed)
         self._reject(rejects, place)
         self._counts.update(dropped)
@@ -126,7 +137,14 @@ class ProtectPartition:
             self._sealed[self._leg.boxes.at(r.record.timestamp).key_id] += 1
 
     def on_tick(self, now: int, caught_up: bool) -> None:
-        """Nothing here goes by the clock."""
+        self._leg.epochs.advance(now)
+        with suppress(Transient):  # the KEK is away: the epochs may not be used either
+            self._leg.available()
+            self._counts["keys_rewrapped", ""] += self._keys.rewrap(REWRAPPED)
+
+    def on_committed(self, topic: str, incarnation: str, offset: int) -> None:
+        """`ports.Acknowledged`: keys of the erased are deleted."""
+        self._counts["keys_erased", ""] += self._keys.committed(incarnation, offset)
 
     def repeat(self, table: str, keys: Collection[bytes]) -> None:
         """Nothing here is the last word on a key: an event has one form."""

@@ -276,3 +276,8 @@ def _joined_groups(a: dict[str, Visits], b: dict[str, Visits], bound: int) -> di
 def ids(facts: Facts) -> list[bytes]:
     """Every id under which a profile may have been announced because of this token."""
     return [profile_id(facts, birth) for birth in facts.births]
+
+
+def erased_ids(facts: Facts) -> list[bytes]:
+    """The same, because of what was erased of it."""
+    return [profile_id(facts, birth) for birth in facts.gone]

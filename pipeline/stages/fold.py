@@ -26,7 +26,18 @@ from ..events import DAY, DECISIONS
 from .calculate import add, forget_others, keep_extremes, notice, take_back
 from .computed import Op
 from .content import Content, Event, EventOrigin, cut
-from .identity_rows import DIGEST, Calculated, Facts, Row, Seen, Visits, digest_of, later, well_formed
+from .identity_rows import (
+    DIGEST,
+    Calculated,
+    Erased,
+    Facts,
+    Row,
+    Seen,
+    Visits,
+    digest_of,
+    later,
+    well_formed,
+)
 from .link import Rules
 from .partition import LINK, with_link
 
@@ -167,6 +178,129 @@ def decide(row: Row, event: Event, token: str) -> bool:
     facts.decisions[token] = decision
     facts.linked += 1
     return decision[2]
+
+
+# -- erasure ------------------------------------------------------------------------------------------------------
+
+
+class Taken(IntEnum):
+    BEFORE = 0  # the marker's origin was noted before
+    NOTED = 1
+    ERASED = 2  # the first marker of a later erasure
+
+
+def counts(erased: Erased, event: Event, stream: str) -> bool:
+    """Does an event of the token stand after its latest erasure? The same as `reference.unerased`."""
+    origin = event.origin
+    if stream == erased.stream:
+        mark = erased.marks.get(origin.partition)
+        if mark is not None:
+            return origin.offset > mark
+        if origin.partition < erased.partitions:
+            return False  # it stands before the marker that is on its way
+    return event.received_at > erased.time
+
+
+def erase(row: Row, event: Event, stream: str, erasure: str, partitions: int) -> Taken:
+    """Take in a marker. The first one of an erasure erases all that is known, though some of it may be of partitions
+    whose markers are on their way: what these partitions still have before them does not count, and is passed over.
+    """
+    facts = _noted(row, event, stream)
+    if facts is None:
+        return Taken.BEFORE
+    origin, known = event.origin, row.erased
+    this, latest = (event.time, erasure, partitions, stream), None
+    if known is not None:
+        latest = known.time, known.erasure, known.partitions, known.stream
+        if this == latest:
+            known.marks[origin.partition] = min(origin.offset, known.marks.get(origin.partition, origin.offset))
+    if latest is not None and this <= latest:
+        return Taken.NOTED
+    row.erased = Erased(*this, {origin.partition: origin.offset})
+    row.facts = Facts(
+        facts.version,
+        facts.streams,
+        [],
+        0,
+        0,
+        {},
+        [],
+        {},
+        linked=facts.linked + 1,
+        sighted=facts.sighted,
+        erasures=facts.erasures + 1,
+        gone=(facts.gone + facts.births)[-MAX_BIRTHS:],
+        met=facts.met,
+    )
+    for prefix, links in facts.links.items():
+        for digest, *_ in LINK.iter_unpack(links):
+            row.facts.met[prefix] = _with_digest(row.facts.met.get(prefix, b""), digest)
+    empty = Row()
+    row.profile, row.edges, row.recent, row.counted = empty.profile, empty.edges, empty.recent, empty.counted
+    row.day, row.latest, row.visited = empty.day, empty.latest, empty.visited
+    return Taken.ERASED
+
+
+def pass_over(row: Row, event: Event, stream: str) -> bool:
+    """Note an event that does not count; False if its origin was noted before."""
+    return _noted(row, event, stream) is not None
+
+
+def meet(row: Row, token: str, most: int) -> bool | None:
+    """An event of `row`'s token that does not count, just passed over, names `token`, too; returns as `sight` does."""
+    facts = row.facts
+    assert facts is not None
+    prefix, digest = token[: -2 * DIGEST], digest_of(token)
+    before = facts.met.get(prefix, b"")
+    after = _with_digest(before, digest)
+    if after is before:
+        return False
+    if sum(map(len, facts.met.values())) >= most * DIGEST:
+        return None
+    facts.met[prefix] = after
+    facts.linked += 1
+    return True
+
+
+def _with_digest(packed: bytes, digest: bytes) -> bytes:
+    """`packed`, digests of one prefix, with one more; the same object if it is there."""
+    at = packed.find(digest)
+    while at >= 0 and at % DIGEST:  # across two of them
+        at = packed.find(digest, at + 1)
+    return packed if at >= 0 else packed + digest
+
+
+def visit(row: Row, token: str, most: int) -> bool:
+    """Note that an event of `row`'s token names a group; False if it is one of more than `most`."""
+    prefix = token[: -2 * DIGEST]
+    before = row.visited.get(prefix, b"")
+    after = _with_digest(before, digest_of(token))
+    if after is not before:
+        if sum(map(len, row.visited.values())) >= most * DIGEST:
+            return False
+        row.visited[prefix] = after
+    return True
+
+
+def visited(row: Row) -> list[str]:
+    """The groups that events of `row`'s token have named since it was erased last, sorted."""
+    named = {prefix + digests[i : i + DIGEST].hex() for prefix, digests in row.visited.items() for i in _every(digests)}
+    return sorted(named if row.facts is None else named | row.facts.groups.keys())  # rows before had these alone
+
+
+def _every(digests: bytes) -> range:
+    return range(0, len(digests), DIGEST)
+
+
+def _noted(row: Row, event: Event, stream: str) -> Facts | None:
+    """The facts after one more origin; None if it was noted before."""
+    facts = row.facts
+    if facts is None:
+        facts = row.facts = Facts(0, [stream], [], 0, 0, {}, [], {})
+    if not _admit(row.seen, _index(facts.streams, stream) << 32 | event.origin.partition, event.origin.offset):
+        return None
+    facts.version += 1
+    return facts
 
 
 def _index(streams: list[str], stream: str) -> int:

@@ -90,6 +90,12 @@ class Facts(msgspec.Struct, array_like=True, gc=False):
     """How often last days of links changed."""
     former: dict[str, str] = {}
     """By token (this one or of `links`): the same identifier's under the key version before, of `links`, too."""
+    erasures: int = 0
+    """How often everything above but `version`, `streams` and the last two counts was erased."""
+    gone: list[Birth] = []
+    """The latest of the births that were erased: under these ids nothing may stand on `profiles`."""
+    met: dict[str, bytes] = {}
+    """Of what was erased, as `links`, but digests alone: an identifier that was shared stays so."""
 
 
 class Seen(msgspec.Struct, array_like=True, gc=False):
@@ -103,6 +109,19 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     high: int
     above: bytes
     late: bool = False
+
+
+class Erased(msgspec.Struct, array_like=True, gc=False):
+    """The latest erasure of a token: which it is, and the places of its markers, by raw partition, in their `stream`.
+
+    `partitions`: of that stream, when it was asked for at `time`.
+    """
+
+    time: int
+    erasure: str
+    partitions: int
+    stream: str
+    marks: dict[int, int]
 
 
 Amount = tuple[str, int, bytes]
@@ -138,6 +157,11 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     """Of a group's token: by anchor of the events that named it; those that sort first."""
     crowd: bool = False
     """There were more of them."""
+    erased: Erased | None = None
+    visited: dict[str, bytes] = {}
+    """Groups that events since the last erasure have named: digests by what is before them in the token's text."""
+    eras: dict[str, int] = {}
+    """Of a group's token: of anchors that were erased, how often; those that are not in `members` keep their place."""
 
 
 SHARED = 1
@@ -179,10 +203,18 @@ class Evidence(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
 
 
 class Member(msgspec.Struct, array_like=True, tag="m", frozen=True, gc=False):
-    """To the owner of a group's token: an event of `anchor` named it. `visits`: when."""
+    """To the owner of a group's token: an event of `anchor` named it. `visits`: when. `era`: `Facts.erasures`."""
 
     anchor: str
     visits: Visits
+    era: int = 0
+
+
+class Left(msgspec.Struct, array_like=True, tag="l", frozen=True, gc=False):
+    """To the owner of a group's token: `anchor`, whose events named it, was erased for the `era`-th time."""
+
+    anchor: str
+    era: int
 
 
 class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
@@ -193,7 +225,7 @@ class Assigned(msgspec.Struct, array_like=True, tag="a", frozen=True, gc=False):
     state: int = 0
 
 
-Message = Join | Union | Evidence | Apart | Member | Assigned
+Message = Join | Union | Evidence | Apart | Member | Left | Assigned
 
 encode = msgspec.msgpack.Encoder().encode
 _row = msgspec.msgpack.Decoder(Row)

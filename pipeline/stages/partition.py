@@ -82,7 +82,7 @@ class Partitioner:
         if not apart and len(members) <= self._few and self._within_limits(members, _identifiers(pairs)):
             whole = self._whole(known, members)
             if whole is not None:
-                return whole._replace(plain=not pairs)
+                return whole._replace(plain=not pairs and not any(facts.erasures for facts in known.values()))
         return self._divided(known, members, apart, pairs)
 
     def _pairs(self, known: Mapping[str, Facts]) -> dict[Pair, tuple[int, bytes]]:
@@ -162,8 +162,9 @@ class Partitioner:
     ) -> Partition:
         first: dict[str, int] = {}
         edges, neighbours = self._edges(known, first)
-        if pairs:
-            neighbours = self._distinct(edges, _identifiers(pairs))
+        met = self._met(known)
+        if pairs or met:
+            neighbours = self._distinct(edges.keys() | met, _identifiers(pairs))
         shared = {token for token, n in neighbours.items() if n > self._shared_at[kind_of(token)]}
         joins_nobody = shared | {token for token, rule in apart.items() if rule == "shared"}
         same = _identifiers(pair for pair in pairs if not joins_nobody.issuperset(pair))
@@ -218,8 +219,19 @@ class Partitioner:
                     first[token] = time
         return edges, neighbours
 
+    def _met(self, known: Mapping[str, Facts]) -> set[Pair]:
+        """Pairs that occurred together in events that were erased."""
+        return {
+            (anchor, token) if anchor < token else (token, anchor)
+            for anchor, facts in known.items()
+            if facts.met and kind_of(anchor) in self._priority
+            for prefix, digests in facts.met.items()
+            if kind_of(prefix) in self._priority
+            for token in (prefix + digests[i : i + DIGEST].hex() for i in range(0, len(digests), DIGEST))
+        }
+
     def _distinct(self, edges: Iterable[Pair], same: Mapping[str, str]) -> dict[str, int]:
-        """The neighbours that `_edges` counts, where several tokens are one identifier."""
+        """The neighbours that `_edges` counts, where several tokens are one identifier, or some were erased."""
         found: dict[str, set[str]] = {}
         for pair in edges:
             for token, other in (pair, pair[::-1]):

@@ -35,7 +35,7 @@ from .computed import Computed
 from .dump import read
 from .link import Rules
 from .normalize import KINDS
-from .reference import decide, profile_id
+from .reference import decide, profile_id, unerased
 from .registry import plain_name
 from .schema import PLAIN_KEY
 
@@ -55,14 +55,14 @@ def recompute(lines: Iterable[bytes], rules: Rules) -> Iterator[bytes]:
 
 
 encode = _LINE.encode
-Groups = dict[str, dict[str, Membership]]
-"""Token of a group → anchor of the events that name it → when."""
+Groups = dict[str, dict[str, Membership | None]]
+"""Token of a group → anchor of the events that name it → when; None: all of them were erased."""
 
 
 def recompute_part(events: Iterable[ProtectedEvent], rules: Rules) -> tuple[list[Profile], Groups]:
     """Return the profiles of some of all events, if no profile has others; and what they say of groups."""
-    part = list(events)
-    return list(_profiles(part, rules)), _members(part, rules)
+    part, erased = unerased(events)
+    return list(_profiles(part, erased, rules)), _members(part, erased, rules)
 
 
 def with_members(profiles: Iterable[Profile], groups: Groups, rules: Rules) -> Iterator[Profile]:
@@ -73,13 +73,15 @@ def with_members(profiles: Iterable[Profile], groups: Groups, rules: Rules) -> I
         yield _with_members(profile, alone.pop(tokens[0], {}), rules) if kind == "group_id" else profile
     for token, members in alone.items():
         ident = hashlib.sha256(frame(b"sealstream/group-id/1", token.encode())).hexdigest()[:32]
-        shown = members[min(members)]
-        yield _with_members(Profile(ident, {"group_id": [token]}, shown.first, shown.last_day), members, rules)
+        shown = list(_shown(members, rules).values())
+        if shown:
+            profile = Profile(ident, {"group_id": [token]}, shown[0].first, shown[0].last_day)
+            yield _with_members(profile, members, rules)
 
 
-def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
+def _profiles(events: list[ProtectedEvent], erased: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
     """Of each person with events of their own; operators' decisions are none."""
-    ruling = decide(events, rules)
+    ruling = decide(events, rules, erased)
     person = {token: i for i, tokens in enumerate(ruling.people) for token in tokens}
     theirs: dict[int, list[ProtectedEvent]] = defaultdict(list)
     for event in events:
@@ -96,30 +98,39 @@ def _profiles(events: list[ProtectedEvent], rules: Rules) -> Iterator[Profile]:
         yield _profile(set(ruling.people[i]), mine, conflicts[i], rules)
 
 
-def _members(events: Iterable[ProtectedEvent], rules: Rules) -> Groups:
+def _members(events: Iterable[ProtectedEvent], erased: Iterable[ProtectedEvent], rules: Rules) -> Groups:
     """Of each group that an event of another anchor names."""
-    times: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for event in events:
-        if event.type not in DECISIONS:
-            for token in set(event.tokens.values()) - {event.anchor}:
-                if re.fullmatch(r"group_id\.[0-9]+\.[0-9a-f]{32}", token) and not rules.links("group_id"):
-                    times[token, event.anchor].append(event.time)
     groups: Groups = defaultdict(dict)
+    times: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for some, counted in ((erased, False), (events, True)):
+        for event in some:
+            if event.type not in DECISIONS:
+                for token in set(event.tokens.values()) - {event.anchor}:
+                    if re.fullmatch(r"group_id\.[0-9]+\.[0-9a-f]{32}", token) and not rules.links("group_id"):
+                        groups[token][event.anchor] = None
+                        times[token, event.anchor] += [event.time] * counted
     for (token, anchor), seen in times.items():
-        groups[token][anchor] = Membership(min(seen), max(seen) // DAY * DAY)
+        if seen:
+            groups[token][anchor] = Membership(min(seen), max(seen) // DAY * DAY)
     return groups
 
 
-def _with_members(profile: Profile, members: dict[str, Membership], rules: Rules) -> Profile:
-    if not members:
+def _shown(members: dict[str, Membership | None], rules: Rules) -> dict[str, Membership]:
+    """Of those that sort first, whoever is still there: who was erased keeps his place."""
+    first = sorted(members)[: rules.bounds.members]
+    return {token: when for token in first if (when := members[token]) is not None}
+
+
+def _with_members(profile: Profile, members: dict[str, Membership | None], rules: Rules) -> Profile:
+    shown = _shown(members, rules)
+    if not shown:
         return profile
-    shown = sorted(members)[: rules.bounds.members]
     return msgspec.structs.replace(
         profile,
-        members={token: members[token] for token in shown},
-        more_members=len(shown) < len(members),
-        first_seen=min([profile.first_seen, *(members[token].first for token in shown)]),
-        last_seen=max([profile.last_seen, *(members[token].last_day for token in shown)]),
+        members=shown,
+        more_members=len(members) > rules.bounds.members,
+        first_seen=min([profile.first_seen, *(when.first for when in shown.values())]),
+        last_seen=max([profile.last_seen, *(when.last_day for when in shown.values())]),
     )
 
 

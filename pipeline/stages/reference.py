@@ -9,10 +9,12 @@ not, with the rule that forbade it. Rejects: none. It is the definition that the
    about two tokens, the latest by (event time, event id) holds.
 2. Tokens of one identifier under two key versions, which an event has side by side, count as one below.
 3. A token with more than N distinct neighbours of an equal or stronger kind is *shared*: no edge but an operator's
-   joins it. (2. does not hold for two that are; it does for their neighbours.)
+   joins it. (2. does not hold for two that are; it does for their neighbours.) It stays so when neighbours are erased.
 4. First the pairs of 2. are joined, as links are, but for shared ones. Then links, then edges by (the stronger kind,
    the weaker kind, first sighting): each joins the profiles of its two tokens unless they are one already or the joined
    one broke a rule. Links are not held back by limits, only by cuts.
+
+All of this of the events that `unerased` leaves.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ..events import DECISIONS, formers, frame
+from ..events import DECISIONS, ERASE, ORDERS, Origin, formers, frame
 from .link import Rules
 
 Pair = tuple[str, str]
@@ -44,6 +46,29 @@ class Event(Protocol):
     def anchor(self) -> str: ...
     @property
     def tokens(self) -> Mapping[str, str]: ...
+
+
+class Erasable(Protocol):
+    """What counts of it for erasures. `clear` of a marker has `erasure` and `partitions`."""
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def received_at(self) -> int: ...
+    @property
+    def anchor(self) -> str: ...
+    @property
+    def clear(self) -> Any: ...
+
+
+E = TypeVar("E", bound=Erasable)
+
+Erasure = tuple[int, str, int, str, str]
+"""Time, name, number of partitions, topic and incarnation."""
 
 
 class Edge(NamedTuple):
@@ -84,8 +109,53 @@ def profile_id(event_id: str) -> str:
     return hashlib.sha256(frame(b"sealstream/profile-id/1", bytes.fromhex(event_id))).hexdigest()[:32]
 
 
-def decide(events: Iterable[Event], rules: Rules) -> Ruling:
-    """Who is who. Time: E log E in the edges."""
+def unerased(events: Iterable[E]) -> tuple[list[E], list[E]]:
+    """Return the events that count, and those that erasures take away; markers of erasures are of neither.
+
+    A marker of a token's erasure stands in each raw partition of one stream (topic and incarnation). Of the token's
+    latest erasure by (time, name), the first marker in a partition takes away what the partition has of the token
+    before it, or all of it while there is none. Of other streams, and partitions that were added later, it takes away
+    what was received up to its time. A token's events are those that are anchored on it.
+    """
+    every = list(events)
+    markers: dict[str, dict[Erasure, dict[int, int]]] = {}
+    for event in every:
+        if event.type == ERASE and (named := marked(event)) is not None:
+            origin = event.origin
+            erasure = event.time, *named, origin.topic, origin.incarnation
+            places = markers.setdefault(event.anchor, {}).setdefault(erasure, {})
+            places[origin.partition] = min(places.get(origin.partition, origin.offset), origin.offset)
+    stands: list[E] = []
+    taken: list[E] = []
+    for event in every:
+        if event.type != ERASE:
+            of_token = markers.get(event.anchor)
+            (stands if of_token is None or _after(event, *max(of_token.items())) else taken).append(event)
+    return stands, taken
+
+
+def marked(event: Erasable) -> tuple[str, int] | None:
+    """Of a marker, the erasure's name and number of partitions; None if it has none, and marks nothing."""
+    clear = event.clear
+    if not isinstance(clear, dict):
+        return None
+    name, partitions = clear.get("erasure"), clear.get("partitions")
+    return (name, partitions) if isinstance(name, str) and type(partitions) is int else None
+
+
+def _after(event: Erasable, erasure: Erasure, places: Mapping[int, int]) -> bool:
+    time, _, partitions, *stream = erasure
+    origin = event.origin
+    if [origin.topic, origin.incarnation] == stream:
+        if origin.partition in places:
+            return origin.offset > places[origin.partition]
+        if origin.partition < partitions:
+            return False
+    return event.received_at > time
+
+
+def decide(events: Iterable[Event], rules: Rules, erased: Iterable[Event] = ()) -> Ruling:
+    """Who is who. `erased`: events that do not count any more. Time: E log E in the edges."""
     edges: dict[Pair, Edge] = {}
     decisions: dict[Pair, tuple[int, str, str, Edge]] = {}
     first: dict[str, int] = {}
@@ -119,7 +189,15 @@ def decide(events: Iterable[Event], rules: Rules) -> Ruling:
             first.setdefault(token, 0)  # never seen otherwise
     links = [edge for _, _, kind, edge in decisions.values() if kind == "link"]
     cuts = {pair: edge for pair, (_, _, kind, edge) in decisions.items() if kind == "cut"}
-    shared = _shared(edges.values(), rules, _identifiers(pairs))
+    met = [
+        Edge(event.anchor, token, event.time, event.event_id, event.source)
+        for event in erased
+        if event.type not in ORDERS and _links(event.anchor, rules)
+        for token in set(event.tokens.values()) - {event.anchor}
+        if _links(token, rules)
+    ]
+    shared = _shared([*edges.values(), *met], rules, _identifiers(pairs))
+    shared = {token: n for token, n in shared.items() if token in first}
     same = _identifiers(pair for pair in pairs if not shared.keys() >= set(pair))
     people = _People(first, cuts, rules, same)
     joined: list[Edge] = []

@@ -32,7 +32,7 @@ import msgspec
 
 from ..events import DAY, Merged
 from ..ports import Out, Table
-from .compose import Said, Written, combine, group_facts, ids, profile, said, with_seen, written
+from .compose import Said, Written, combine, erased_ids, group_facts, ids, profile, said, with_seen, written
 from .fold import joined
 from .identity_rows import (
     DIGEST,
@@ -44,6 +44,7 @@ from .identity_rows import (
     Evidence,
     Facts,
     Join,
+    Left,
     Member,
     Message,
     Row,
@@ -257,30 +258,52 @@ class Resolver:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def visit(self, token: str, anchor: str, time: int) -> None:
+    def visit(self, token: str, anchor: str, time: int, era: int) -> None:
         """An event of `anchor`, of this partition, names the group `token`."""
-        self._send(token, Member(anchor, (time, time - time % DAY)))
+        self._send(token, Member(anchor, (time, time - time % DAY), era))
 
-    def member(self, token: str, anchor: str, visits: Visits) -> None:
-        """An event of `anchor` named the group `token`, of this partition, which is in no cluster with others."""
+    def leave(self, token: str, anchor: str, era: int) -> None:
+        """Events of `anchor`, of this partition, named the group `token`, and do not count any more."""
+        self._send(token, Left(anchor, era))
+
+    def member(self, token: str, anchor: str, visits: Visits | None, era: int) -> None:
+        """An event of `anchor` named the group `token`, of this partition, which is in no cluster with others.
+
+        What is said of a later era takes the place of all that was said before. None: there is nothing in this one yet.
+        """
         row, cluster = self.row(token), self._cluster(token)
-        before = row.members.get(anchor)
-        after = joined(before, visits)
-        if after == before:
+        before, known = row.members.get(anchor), row.eras.get(anchor, 0)
+        after = visits if era > known else before
+        if era == known and visits is not None:
+            after = joined(before, visits)
+        if after == before and era <= known:
             if token in self._announced:
                 return
             self._tokens.touch(pack(token))  # as in `evidence`
         else:
             if not row.members:  # it may have been announced under the id of a group before, in a life that is lost
                 cluster.mentioned[token] = None
-            row.members[anchor] = after
-            if len(row.members) > self._rules.bounds.members:
-                del row.members[max(row.members)]
-                row.crowd = True
+            if era > known:
+                row.eras[anchor] = era
+            if after is None:
+                row.members.pop(anchor, None)
+            else:
+                row.members[anchor] = after
+            if before is None and not known:
+                self._make_room(row)
             self._changed[token] = row
         if cluster.stale is not None:
             cluster.stale[token] = None
         self._touched[token] = None
+
+    def _make_room(self, row: Row) -> None:
+        """Who was erased keeps his place, so that those who are shown are a function of all who ever came."""
+        places = row.members.keys() | row.eras.keys()
+        if len(places) > self._rules.bounds.members:
+            last = max(places)
+            row.members.pop(last, None)
+            row.eras.pop(last, None)
+            row.crowd = True
 
     # -- evidence --------------------------------------------------------------------------------------------------
 
@@ -291,7 +314,7 @@ class Resolver:
             return
         cluster = self._cluster(token)
         members = cluster.members
-        grown = False
+        grown = retell = False
         # a life before may have told and announced other ids, and a crash have kept no more of it than the evidence
         unsure = message.moved or token not in self._announced
         for member, version, facts in message.entries:
@@ -299,8 +322,11 @@ class Resolver:
                 members.add(member)
                 cluster.told[member] = None
                 grown = True
-            if version:
-                self._learn(token, cluster, member, version, facts)
+            again = bool(version) and not self._learn(token, cluster, member, version, facts)
+            # its owner, who says it again after a crash, may have forgotten its profile once more
+            if again and not unsure and cluster.facts[member].erasures:
+                cluster.told[member] = None
+                retell = True
             if unsure:
                 cluster.mentioned[member] = None
                 cluster.told[member] = None  # if it was handed on: it, or one on its way, points elsewhere
@@ -309,7 +335,7 @@ class Resolver:
             self._put_members(token, cluster)
         if not message.entries:
             self._say_again(token)
-        elif grown or unsure:
+        elif grown or unsure or retell:
             cluster.stale = None
             cluster.retell = True
             self._touched[token] = None
@@ -320,10 +346,11 @@ class Resolver:
         shared, full = ([token for token, why in apart if why == rule] for rule in (_SHARED, _FULL))
         self._evidence.put(pack(root), pack_members(sorted(cluster.members), shared, full))
 
-    def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> None:
+    def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> bool:
+        """Is it news?"""
         known = cluster.facts.get(member)
         if known is not None and known.version >= version:
-            return
+            return False
         new = cluster.facts[member] = decode_facts(facts)
         self._evidence.put(evidence_key(root, member), facts)
         self._touched[root] = None
@@ -336,6 +363,20 @@ class Resolver:
             cluster.mentioned[member] = None
             if part is not None:
                 part.ident = b""
+        if new.erasures != (0 if known is None else known.erasures):
+            self._forget_told(cluster, member)
+        return True
+
+    def erased(self, token: str, row: Row) -> None:
+        """What was known of `token`, of this partition, was erased."""
+        if not row.parent:
+            self._forget_told(self._cluster(token), token)
+
+    def _forget_told(self, cluster: Cluster, token: str) -> None:
+        """With all that was erased the owner of `token` has forgotten its profile."""
+        cluster.told[token] = None
+        cluster.retell = True
+        cluster.mentioned[token] = None
 
     def assigned(self, token: str, message: Assigned) -> None:
         row = self.row(token)
@@ -448,7 +489,7 @@ class Resolver:
         row, cluster = self.row(root), self._cluster(root)
         known = cluster.facts
         own = row.facts
-        if own is None and not known and not row.members:
+        if own is None and not known and not row.members and not row.eras:
             return  # members without events yet: their anchors' facts are on the way
         parts = cluster.parts
         stale = cluster.stale
@@ -488,7 +529,9 @@ class Resolver:
         for part in {id(parts[t]): parts[t] for t in (parts if stale is None else stale)}.values():
             facts = self._facts(part, own if part.has_root else None, cluster)
             if facts is None:
-                if not row.members:
+                if not row.members:  # nobody's, or erased
+                    divided = divided or part.ident != b""
+                    part.ident = b""
                     continue
                 facts = group_facts(row.members)
             if not part.ident:
@@ -604,19 +647,23 @@ class Resolver:
         return part.written
 
     def _renounce(self, root: str, row: Row, cluster: Cluster, parts: Mapping[str, Part], profiles: list[Out]) -> None:
-        """Say of each id that the mentioned tokens may have been announced under that it is part of their profile."""
-        renounced: dict[bytes, bytes] = {}
+        """Say of each id that the mentioned tokens may have been announced under that it is part of their profile, or
+        by a tombstone that there is none."""
+        renounced: dict[bytes, bytes | None] = {}
         for token in sorted(cluster.mentioned):
             facts = row.facts if token == root else cluster.facts.get(token)
             part = parts.get(token)
-            if part is None or not part.ident:
+            if facts is not None and facts.gone:
+                renounced.update(dict.fromkeys(erased_ids(facts)))
+            if part is None:
                 continue
             former = [] if facts is None else ids(facts)
-            if row.members:
+            if row.members or row.eras:
                 former.append(group_id(root))
-            renounced.update((ident, part.ident) for ident in former if ident != part.ident)
+            renounced.update((ident, part.ident or None) for ident in former if ident != part.ident)
         for ident, into in sorted(renounced.items()):
-            profiles.append(Out(ident.hex().encode(), _json(Merged(into.hex())), self.now))
+            value = None if into is None else _json(Merged(into.hex()))
+            profiles.append(Out(ident.hex().encode(), value, self.now))
         cluster.mentioned.clear()
 
     def _send(self, to: str, message: Message) -> None:

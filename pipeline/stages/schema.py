@@ -15,23 +15,27 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import Misuse
-from ..events import DECISIONS
+from ..events import DECISIONS, ERASE, ORDERS
 from .normalize import KINDS
 
-TYPES = ("identify", "track", "page", "screen", "group", "alias", *sorted(DECISIONS))
+TYPES = ("identify", "track", "page", "screen", "group", "alias", *sorted(DECISIONS), ERASE)
 AS_IT_IS = "token"
-"""In place of an identifier kind: the value of `left` or `right` of a decision is a token already."""
+"""In place of an identifier kind: the value (`left` or `right` of a decision, `subject` of an erasure) is a token."""
 EXTRA = "$extra"
 """The path under which what a schema does not name is sealed, whole."""
 
 PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 """What a key of a map in clear must be whole. Keys are the producer's own words: any other is sealed with its value."""
 
+MAX_SEALED = 64
+"""Values of one event under its person's key, `EXTRA` included: × `crypto.subject_rows.SPAN` events at most 2^32."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBERS = ("int", "long", "float", "double")  # each may become a later one
 _PRIMITIVES = {"string", "boolean", *_NUMBERS}
 # of the envelope an operator's events have what says when, and nothing that identifies anybody
 _OF_DECISIONS = ("type", "messageId", "timestamp", "sentAt", "originalTimestamp")
+_OF_ERASURES = ("type", "messageId")
 
 
 class Protect(StrEnum):
@@ -109,8 +113,9 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
     if document.get("sealstream:compatibility", "backward") not in ("backward", "none"):
         raise Misuse(f"{where}: sealstream:compatibility must be backward or none")
     shared = envelope.get("fields", ())
-    if kind in DECISIONS:
-        shared = [f for f in shared if isinstance(f, dict) and f.get("name") in _OF_DECISIONS]
+    if kind in ORDERS:
+        kept = _OF_ERASURES if kind == ERASE else _OF_DECISIONS
+        shared = [f for f in shared if isinstance(f, dict) and f.get("name") in kept]
     avro = {**document, "fields": [*shared, *document.get("fields", ())]}
     fields = _fields(avro["fields"], "", where, protected=False)
     known = {f.name: f for f in fields}
@@ -119,10 +124,15 @@ def parse(name: str, version: int, document: Any, envelope: Any) -> EventSchema:
         field = known.get(required)
         if field is None or field.type.kind != "string" or field.optional or field.protect is not Protect.CLEAR:
             raise Misuse(f"{where}: {required} must be a required string, protect: clear")
+    if sum(f.protect is not None and f.protect.seals for f in _leaves(fields)) >= MAX_SEALED:
+        raise Misuse(f"{where}: at most {MAX_SEALED - 1} fields can be sealed; seal a record as a whole")
     for time in ("timestamp", "sentAt"):
         if time in known and (known[time].type.kind != "time" or known[time].protect is not Protect.CLEAR):
             raise Misuse(f"{where}: {time} must be of the logical type timestamp-millis, protect: clear")
-    _check_decision(kind, fields, where)
+    if kind == ERASE:
+        _check_erasure(known, where)
+    else:
+        _check_decision(kind, fields, where)
     return EventSchema(name, version, kind, event, fields, avro)
 
 
@@ -134,6 +144,24 @@ def _check_decision(kind: str, fields: Iterable[Field], where: str) -> None:
     if known and (kind in DECISIONS or AS_IT_IS in known):
         raise Misuse(
             f"{where}: identifier {AS_IT_IS} is of left and right of {' and '.join(sorted(DECISIONS))}, their only one"
+        )
+
+
+def _check_erasure(known: Mapping[str, Field], where: str) -> None:
+    """Exactly these: with anything that is sealed a marker would need a key of the person that it erases."""
+    wanted = {
+        "type": ("string", Protect.CLEAR),
+        "messageId": ("string", Protect.CLEAR),
+        "timestamp": ("time", Protect.CLEAR),
+        "subject": ("string", Protect.TOKEN),
+        "erasure": ("string", Protect.CLEAR),
+        "partitions": ("int", Protect.CLEAR),
+    }
+    found = {name: (f.type.kind, f.protect) for name, f in known.items() if not f.optional}
+    if found != wanted or known.keys() != wanted.keys() or known["subject"].identifier != AS_IT_IS:
+        raise Misuse(
+            f"{where}: an erasure has, all of them required, timestamp, erasure (string) and partitions (int), "
+            f"protect: clear, and subject, protect: token, identifier: {AS_IT_IS}"
         )
 
 

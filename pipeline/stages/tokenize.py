@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..crypto.tokens import Tokenizer, TokenVersion
-from ..events import DECISIONS
+from ..events import ERASE, ORDERS
 from ..outcomes import Reason, Rejected, Split, Stage
 from . import decision
 from .block import Blocked, blocks
@@ -168,6 +168,8 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], D
                 rejected.append(found)
                 continue
             anchor = found
+            if schema.schema.type == ERASE:
+                received = -1  # its time is part of its name, and the same on every partition
         if overlap is not None:
             made = overlap.beside(made)
         if decoded.extra is not None:
@@ -187,8 +189,8 @@ def tokenize(events: list[Decoded], tokens: Tokens) -> tuple[Split[Tokenized], D
 
 
 def _anchor(decoded: Decoded, made: dict[str, str]) -> str | Rejected:
-    """Where no identifier gives one: a decision's, or the reject."""
-    if decoded.schema.schema.type in DECISIONS:
+    """Where no identifier gives one: that of an operator's event, or the reject."""
+    if decoded.schema.schema.type in ORDERS:
         return decision.anchor(decoded, made)
     return _reject(decoded, Reason.NO_IDENTIFIER, "", "no field of it identifies anybody")
 

@@ -65,6 +65,11 @@ class Profiles:
             self._findings.add(Check.PROFILES, what, oldest)
         self._rows[ident] = _AS_EXPECTED
 
+    def erased(self, ident: bytes, origin: Origin) -> None:
+        """A profile may have had this id, of an event that was erased since: nothing may stand under it."""
+        if self._rows.pop(ident, None) is not None:
+            self._findings.add(Check.PROFILES, "a record stands under an erased id", origin)
+
     def close(self) -> None:
         """After all were expected: what remains are merged ids, each of which must lead to a profile."""
         for place in self._elsewhere.values():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from ..adapters.reader import Found
-from ..events import Merged, Origin, ProtectedEvent
+from ..events import ERASE, Merged, Origin, ProtectedEvent
 from ..outcomes import UNDECODABLE, RejectedRecord
 from ..stages.identity_rows import well_formed
+from ..stages.reference import marked
 
 _PARTITIONS = 1 << 31
 _NUMBERS = 1 << 63
@@ -36,6 +37,7 @@ def protected(found: Found) -> ProtectedEvent | None:
         and abs(event.received_at) < _NUMBERS
         and well_formed(event.anchor)
         and all(map(well_formed, event.tokens.values()))
+        and (event.type != ERASE or marked(event) is not None)
     )
     return event if good else None
 

@@ -8,7 +8,7 @@ Disk: `events.protected` and the identify leg's changelogs once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,12 +16,13 @@ import msgspec
 
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
-from ..events import DECISIONS, Origin, Profile, ProtectedEvent, Topic
+from ..events import ORDERS, Origin, Profile, ProtectedEvent, Topic
 from ..stages.content import Event
 from ..stages.fold import GROUP
 from ..stages.identity_rows import DIGEST, kind_of
 from ..stages.link import Rules
 from ..stages.recompute import Groups, encode, recompute_part, repeated, with_members
+from ..stages.reference import profile_id, unerased
 from . import records
 from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
@@ -200,7 +201,9 @@ class _Run:
             event = _event.decode(value)
             o = event.origin
             events[Origin(o.topic, o.incarnation, o.partition, o.offset)] = value, event
-        known = self._known(events)
+        every = [_protected.decode(value) for value, _ in events.values()]
+        erased = {event.origin for event in unerased(every)[1]}
+        known = self._known(events, erased)
         tables = Tables(
             self._logs[TOKENS],
             self._logs[EVIDENCE],
@@ -210,10 +213,10 @@ class _Run:
             self._findings,
         )
         people: list[Person] = []
-        made, groups = recompute_part((_protected.decode(value) for value, _ in events.values()), self._rules)
+        made, groups = recompute_part(every, self._rules)
         for profile in made:
             tokens = [token for of_kind in profile.tokens.values() for token in of_kind]
-            origins = (o for token in tokens for o in known[token].origins)
+            origins = (o for token in tokens for o in known[token].origins if o not in erased)
             oldest = min(origins, key=lambda o: (events[o][1].received_at, o))
             ident = bytes.fromhex(profile.profile_id)
             if tokens[0].startswith(GROUP):
@@ -221,12 +224,14 @@ class _Run:
                 continue
             profiles.expect(ident, encode(profile), oldest)
             people.append(Person(tokens, ident))
+        for origin in sorted(erased):
+            profiles.erased(bytes.fromhex(profile_id(events[origin][1].event_id)), origin)
         for token, members in groups.items():
             self._members.setdefault(token, {}).update(members)
         tables.check(known, people)
         tables.close()
 
-    def _known(self, events: Mapping[Origin, tuple[bytes, Event]]) -> dict[str, Known]:
+    def _known(self, events: Mapping[Origin, tuple[bytes, Event]], erased: Set[Origin]) -> dict[str, Known]:
         """Every token of which the identify leg keeps a row."""
         links = self._rules.links
         first: dict[str, Origin] = {}
@@ -240,12 +245,15 @@ class _Run:
                     if links(kind_of(token)):
                         first.setdefault(token, origin)
         return {
-            token: Known(at, anchored[token], self._uncounted(anchored[token], events)) for token, at in first.items()
+            token: Known(at, anchored[token], self._uncounted(anchored[token], events, erased))
+            for token, at in first.items()
         }
 
-    def _uncounted(self, origins: list[Origin], events: Mapping[Origin, tuple[bytes, Event]]) -> int:
-        """Of one token's events: operators' decisions and repeats, which its counters pass over."""
-        told = [(o, event) for o in origins if (event := events[o][1]).type not in DECISIONS]
+    def _uncounted(
+        self, origins: list[Origin], events: Mapping[Origin, tuple[bytes, Event]], erased: Set[Origin]
+    ) -> int:
+        """Of one token's events: an operator's, repeats, and erased ones, which its counters pass over."""
+        told = [(o, event) for o in origins if (event := events[o][1]).type not in ORDERS and o not in erased]
         told.sort(key=lambda pair: (pair[1].received_at, pair[0]))
         messages = [(event.source, event.message_id, event.event or event.type) for _, event in told]
         return len(origins) - len(told) + sum(repeated(messages, self._rules.duplicates.window))

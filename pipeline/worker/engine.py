@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim, is_row
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
-from ..ports import Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
+from ..ports import Acknowledged, Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
 from . import fencing
 from .book import OffsetBook, TopicPartition
 from .fencing import Fenced, Lease
@@ -129,7 +129,11 @@ class LegEngine:
         self._assigned: Assignment | None = None
         """None: taken away, and nothing given yet."""
         self._tables: dict[str, dict[int, PartitionTable]] = {name: {} for name in leg.tables}
+        self._untold: set[TopicPartition] = set()
+        """Of which a leg that was opened has not been told what is committed."""
         self._dependent = leg if isinstance(leg, Dependent) else None
+        self.drained = False
+        """It stops, and everything that was taken in is acknowledged."""
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.app = self._new_app()
@@ -217,6 +221,8 @@ class LegEngine:
                 return False
             for number in now.numbers:
                 self._open(number)
+            told = [number for number in now.numbers if isinstance(self._parts[number], Acknowledged)]
+            self._untold = {TopicPartition(topic, number) for topic in self.sources for number in told}
         except Exception as e:  # a leg cannot read its own rows: Faust would log it and go on
             if self._assigned is now:
                 self.fail(e)
@@ -469,6 +475,7 @@ class LegEngine:
             await asyncio.sleep(self.config.commit_seconds)
             if self._accepting:
                 await self._commit()
+                await self._tell_untold()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -533,6 +540,19 @@ class LegEngine:
             self.book.committed_at(offsets)
             self._journal.passed(offsets)
             self.metrics.committed(self.leg.name, len(offsets))
+            self._tell(offsets)
+
+    async def _tell_untold(self) -> None:
+        """Tell partitions that were opened; again until the broker has said what is committed."""
+        if self._untold:
+            self._tell(await self.app.consumer.committed_offsets(tuple(self._untold)))
+
+    def _tell(self, committed: Mapping[TopicPartition, int]) -> None:
+        for tp, offset in committed.items():
+            part = self._parts.get(tp.partition)
+            if isinstance(part, Acknowledged):
+                part.on_committed(self.sources[tp.topic], self._incarnations.get(tp.topic, ""), offset)
+        self._untold.difference_update(committed)
 
     async def drain(self) -> None:
         """Checkpoint and commit everything that was taken in, within `drain_seconds`; else fail, unacknowledged."""
@@ -582,6 +602,7 @@ class LegEngine:
         if accepting:
             self.app.consumer.stop_flow()
             await self.drain()
+        self.drained = not self.failed.done()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

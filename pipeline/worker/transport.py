@@ -245,6 +245,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return False
         return True
 
+    async def committed_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The next offsets that the group has committed, 0 without; nothing while the broker does not answer."""
+        consumer = self._thread._ensure_consumer()
+        try:
+            found = {tp: await consumer.committed(KafkaTP(*tp)) for tp in tps}
+        except (IllegalStateError, KafkaError):
+            return {}
+        return {tp: offset or 0 for tp, offset in found.items()}
+
     async def ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The next offsets to be written, as the broker says now; none while it does not answer."""
         consumer = self._thread._ensure_consumer()

@@ -5,8 +5,8 @@ name it. On SQLite and on PostgreSQL.
 
 Mutations seen red: the newest by partition, or the oldest; a token that is let go of stays; offset or incarnation not
 compared; a transaction per slice; another incarnation, or an old state, goes on; an unreadable record as a tombstone; a
-tombstone, or a token let go of, in all partitions; one row per id; file mode 0644; another format goes on; a tombstone
-leaves what its own batch brought; a circle leads to its last.
+tombstone, or a token let go of, in all partitions; one row per id; deleted content left in pages, or in the log; file
+mode 0644; another format goes on; a tombstone leaves what its own batch brought; a circle leads to its last.
 """
 
 from __future__ import annotations
@@ -343,6 +343,23 @@ def test_a_database_of_another_topic_is_refused_and_one_of_another_format_read_a
         store = ProfileStore(url, TOPIC)
         agree(store, Model())
         store.close()
+
+
+def test_of_what_a_tombstone_took_no_byte_is_left_in_the_files(tmp_path: Path) -> None:
+    store = ProfileStore(f"sqlite:///{tmp_path / 'profiles.db'}", TOPIC)
+    log = Feed(store)
+    canary = "canary.3301" * 300
+    log.take(log.slice(0, [(IDS[0], profile(IDS[0], TOKENS[0], traits={"plan": canary}), 1)]))
+    log.take(log.slice(0, [(IDS[n], profile(IDS[n], TOKENS[n], traits={"plan": f"{n}" * 900}), 1) for n in (1, 2)]))
+    log.take(log.slice(0, [(IDS[0], profile(IDS[0], TOKENS[0], traits={"plan": canary}), 2)]))
+
+    def stands() -> bool:
+        return any(b"canary.3301" in file.read_bytes() for file in tmp_path.iterdir())
+
+    assert stands()
+    log.take(log.slice(0, [(IDS[0], None, 3)]))
+    assert not stands()
+    store.close()
 
 
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_keys_init_makes_a_private_file_once_and_tokens_join_across_runs(tmp_pat
 
 
 def test_schemas_check_names_what_is_wrong(tmp_path: Path) -> None:
-    assert len(json.loads(sealstream("schemas", "check", "--json").stdout)["schemas"]) == 18
+    assert len(json.loads(sealstream("schemas", "check", "--json").stdout)["schemas"]) == 19
     events = tmp_path / "events"
     (events / "page").mkdir(parents=True)
     source = Path(__file__).parents[2] / "schemas" / "events"

@@ -1,7 +1,9 @@
 """`sealstream keys …` by output, exit code and what then stands in the file; no key is in any output.
 
 Mutations seen red: `status` always 0; the key of another purpose told; `--from` without zone, or cut to seconds;
-destroyed without a confirmation, or with another name; the file changed although it was refused.
+destroyed without a confirmation, or with another name; the file changed although it was refused; an epoch destroyed
+whatever it wraps, or when something is wrapped by another one; the KEK replaced whatever it wraps, without an epoch in
+use, or in name only.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.adapters import keyfile
+from pipeline import wiring
+from pipeline.adapters import kek_providers, keyfile
 from pipeline.adapters.key_uses import KeyUses
 from pipeline.cli.main import cli
 from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
-from pipeline.errors import SealstreamError
+from pipeline.crypto.subject_rows import Erasure, new, place_of
+from pipeline.errors import Corrupt, Misuse, SealstreamError
+from tests.crypto.test_data_kek import Provider
 
 KEK = LocalKek(bytes(range(32)))
 KEYS = [
@@ -30,6 +35,7 @@ KEYS = [
     RingKey(Purpose.REJECTS, 2, KeyState.ACTIVE, 2_000, b"c" * 32),
     RingKey(Purpose.PRODUCERS, 1, KeyState.ACTIVE, 1_000, b"d" * 32),
 ]
+"""Of before there were epochs."""
 
 
 @pytest.fixture
@@ -89,7 +95,8 @@ def test_list_shows_how_many_values_were_made_here(path: Path, monkeypatch: pyte
 
 
 def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
-    assert answer(path, "status")["purposes"] == {
+    found = answer(path, "status")["purposes"]
+    assert {name: found[name] for name in ("producers", "token", "rejects")} == {
         "producers": {"in_use": "producers.1", "overlaps": [], "next": [], "decrypt-only": [], "destroyed": []},
         "token": {"in_use": "token.2", "overlaps": [], "next": [], "decrypt-only": ["token.1"], "destroyed": []},
         "rejects": {"in_use": "rejects.2", "overlaps": [], "next": [], "decrypt-only": [], "destroyed": ["rejects.1"]},
@@ -98,9 +105,11 @@ def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
     token = answer(path, "status")["purposes"]["token"]
     assert token["in_use"] == "token.2"
     assert token["next"] == [{"key": "token.3", "state": "active", "active_from": 4_102_444_800_000}]
+    assert found["subjects"]["in_use"] is None
     code, output = asked(path, "status")
     assert code == 0
     assert KEK.kek_id in output
+    assert "subjects: the key-encryption key" in output
     assert "token.3 from 2100-01-01T00:00:00.000Z" in output
     assert "overlaps" not in output
 
@@ -185,3 +194,122 @@ def test_destroy_asks_for_the_name_once_more(path: Path) -> None:
     assert code == 0
     assert "destroyed token.1" in output
     assert states(path)["token.1"] == "destroyed"
+
+
+# -- epochs ----------------------------------------------------------------------------------------------------------
+
+
+OLD, NEW = b"e" * 32, b"f" * 32
+
+
+@pytest.fixture
+def rolled(path: Path) -> Path:
+    epochs = [
+        RingKey(Purpose.SUBJECTS, 1, KeyState.DECRYPT_ONLY, 1_000, OLD),
+        RingKey(Purpose.SUBJECTS, 2, KeyState.ACTIVE, 2_000, NEW),
+    ]
+    keyfile.change(path, lambda ring: KeyRing(KEK, [*ring.keys, *epochs]))
+    return path
+
+
+def stand(monkeypatch: pytest.MonkeyPatch, *keks: LocalKek) -> None:
+    """Kafka has a row wrapped by each of these, and that of an erasure."""
+    place = place_of("id")
+    rows: dict[tuple[int, bytes], bytes] = {}
+    for n, kek in enumerate(keks):
+        row = new(kek, f"email.1.{n}", bytes(8), place, 0, bytes(32))
+        rows[n % 2, row.key] = row.value
+    erasure = Erasure("email.1.0", place, 7)
+    rows[0, erasure.key] = erasure.value
+    monkeypatch.setattr(wiring, "subject_rows", lambda config: rows)
+
+
+def test_an_epoch_is_not_destroyed_while_it_wraps_a_key(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand(monkeypatch, LocalKek(OLD), LocalKek(NEW), LocalKek(OLD), KEK)
+    before = rolled.read_bytes()
+    code, output = asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")
+    assert code == 2
+    assert "still wraps 2 keys" in output
+    assert rolled.read_bytes() == before
+    stand(monkeypatch, LocalKek(NEW), KEK)
+    assert asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")[0] == 0
+    assert states(rolled)["subjects.1"] == "destroyed"
+
+
+def test_an_epoch_is_not_destroyed_without_a_look_at_the_rows(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEALSTREAM_KAFKA", raising=False)
+    before = rolled.read_bytes()
+    code, output = asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")
+    assert (code, "SEALSTREAM_KAFKA" in output) == (2, True)
+    assert rolled.read_bytes() == before
+
+
+def test_the_epoch_in_use_is_not_destroyed_whatever_stands(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand(monkeypatch)
+    asked(rolled, "rotate", "subjects", "--from", "2100-01-01T00:00:00Z")
+    code, output = asked(rolled, "destroy", "subjects.2", "--confirm", "subjects.2")
+    assert (code, "in use" in output) == (2, True)
+    assert asked(rolled, "destroy", "subjects.1", "--confirm", "subjects.1")[0] == 0
+
+
+# -- another key-encryption key --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing but the file hangs on its KEK."""
+    stand(monkeypatch, LocalKek(OLD), LocalKek(NEW))
+    return rolled
+
+
+def test_rewrap_makes_a_new_kek_and_all_keys_stay(held: Path) -> None:
+    before = keyfile.load(held)
+    assert asked(held, "rewrap")[0] == 0
+    after = keyfile.load(held)
+    assert after.keys == before.keys
+    assert isinstance(after.kek, LocalKek)
+    assert after.kek.kek_id != KEK.kek_id
+    with pytest.raises(Corrupt, match="another KEK"):
+        KeyRing.from_document(after.to_document(), KEK)
+
+
+def test_rewrap_moves_the_file_to_a_provider_and_back(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Provider()
+    monkeypatch.setattr(kek_providers, "provider", lambda kek: None if kek == "file" else provider)
+    before = keyfile.load(held)
+    env = {"SEALSTREAM_KEY_FILE": str(held)}
+    moved = CliRunner().invoke(cli, ["keys", "rewrap", "--kek", "vault:transit/kek"], env=env)
+    assert moved.exit_code == 0, moved.output
+    with pytest.raises(Misuse, match="a provider holds its KEK"):
+        keyfile.load(held)
+    assert keyfile.load(held, provider).keys == before.keys
+    env["SEALSTREAM_KEK"] = "vault:transit/kek"
+    assert CliRunner().invoke(cli, ["keys", "rewrap", "--kek", "file"], env=env).exit_code == 0
+    assert keyfile.load(held).keys == before.keys
+
+
+def test_rewrap_is_refused_while_the_kek_wraps_keys_of_people(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand(monkeypatch, LocalKek(NEW), KEK)
+    before = held.read_bytes()
+    code, output = asked(held, "rewrap")
+    assert (code, "still wraps 1 keys" in output) == (2, True)
+    assert held.read_bytes() == before
+
+
+def test_rewrap_needs_an_epoch_that_is_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers would go on to wrap under the former KEK."""
+    stand(monkeypatch)
+    for _ in range(2):
+        before = path.read_bytes()
+        code, output = asked(path, "rewrap")
+        assert (code, "keys rotate subjects" in output) == (2, True)
+        assert path.read_bytes() == before
+        asked(path, "rotate", "subjects", "--from", "2100-01-01T00:00:00Z")
+        assert answer(path, "status")["purposes"]["subjects"]["in_use"] is None
+
+
+@pytest.mark.parametrize("kek", ["master", "vault:"])
+def test_rewrap_to_nobody_changes_nothing(held: Path, kek: str) -> None:
+    before = held.read_bytes()
+    assert asked(held, "rewrap", "--kek", kek)[0] == 2
+    assert held.read_bytes() == before

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.data_kek import DataKek
+from pipeline.crypto.epochs import Epochs
 from pipeline.crypto.kek import LocalKek, wrap_key
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.errors import Corrupt, Transient
@@ -99,8 +100,8 @@ def test_subject_keys_are_made_and_opened_without_the_provider() -> None:
     provider, table = Provider(), MemoryTable()
     kek = DataKek.generate(provider, os.urandom)
     provider.away = True
-    made = SubjectKeys(table, kek).get("email.1.a")
-    assert SubjectKeys(table, LocalKek(kek.export())).get("email.1.a").name == made.name
+    made = SubjectKeys(table, Epochs((), kek)).get("email.1.a", 0)
+    assert SubjectKeys(table, Epochs((), LocalKek(kek.export()))).get("email.1.a", 0).name == made.name
     assert provider.asked == 1
 
 

@@ -271,11 +271,12 @@ def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ(
     assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
         ("producers.1", ACTIVE, 1_700_000_000_000),
         ("rejects.1", ACTIVE, 1_700_000_000_000),
+        ("subjects.1", ACTIVE, 1_700_000_000_000),
         ("token.1", ACTIVE, 1_700_000_000_000),
     ]
     kek = made.kek
     assert isinstance(kek, LocalKek)
-    assert len({kek.export(), *(k.key for k in made.keys)}) == 4
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 5
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
     assert made.reject_boxes().at(0).key_id == "rejects.1"
@@ -505,7 +506,15 @@ def test_what_is_in_use_is_what_protects(of: KeyRing, time: int) -> None:
     for purpose in Purpose:
         usable = [k for k in of.keys if k.purpose is purpose and k.state is not DESTROYED]
         found = of.in_use(purpose, time)
-        assert (found is None) == (ACTIVE not in {k.state for k in usable})
+        early = purpose is Purpose.SUBJECTS and all(k.active_from > time for k in usable)
+        assert (found is None) == (early or ACTIVE not in {k.state for k in usable})
+    epochs, epoch = of.epochs(), of.in_use(Purpose.SUBJECTS, time)
+    if epoch is not None and time >= 0:
+        assert epoch.key is not None
+        epochs.advance(time)
+        wrapped = epochs.wrap(b"x", b"")
+        assert LocalKek(epoch.key).unwrap(wrapped, b"") == b"x"
+        assert epochs.is_current(wrapped)
     try:
         version = of.tokenizer().at(time).version
     except Misuse:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 from pipeline.adapters import keyfile
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto import aead, sessions
+from pipeline.crypto.epochs import Epochs
 from pipeline.crypto.kek import LocalKek, commitment, unwrap_key, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.rejects import Original, RejectBox, pack
@@ -51,6 +52,7 @@ PROJECT = read("project.json")
 KEYS = PROJECT["keys"]
 KEK = bytes.fromhex(KEYS["kek"])
 SUBJECT = bytes.fromhex(KEYS["subject"])
+INCARNATION = b"00112233445566778899aabbccddeeff"
 SUBJECT_ID = bytes.fromhex(KEYS["subject_key_id"])
 CASE = dict[str, Any]
 
@@ -224,12 +226,15 @@ def test_sealed_values(v: CASE) -> None:
 
 def test_the_row_of_a_subject_key() -> None:
     v = PROJECT["subject_key"]
-    subject = v["subject"].encode()
-    aad = (b"sealstream/subject-key/1", subject, SUBJECT_ID)
+    subject, place = v["subject"].encode(), hashlib.sha256(frame(b"sealstream/incarnation/1", INCARNATION)).digest()[:8]
+    made = v["made"].to_bytes(8, "big")
+    aad = (b"sealstream/subject-key/2", subject, SUBJECT_ID, place, made)
+    assert place.hex() == v["place"]
     assert mac(KEK, b"sealstream/kek-id/1")[:8].hex() == v["kek_id"]
     assert mac(SUBJECT, b"sealstream/commit/1", SUBJECT_ID).hex() == v["commitment"]
     assert (subject + b"\x00" + SUBJECT_ID).hex() == v["row"]
     assert record(SUBJECT, SUBJECT_ID, *aad).hex() == v["record"]
+    assert (b"\x02" + place + made).hex() == v["head"]
 
     kek, row = LocalKek(KEK), bytes.fromhex(v["record"])
     assert kek.kek_id == v["kek_id"]
@@ -239,8 +244,28 @@ def test_the_row_of_a_subject_key() -> None:
     assert len(row) == 90
 
     table, given = MemoryTable(), iter([SUBJECT_ID, SUBJECT])
-    SubjectKeys(table, kek, lambda _: next(given)).get(v["subject"])
-    assert dict(table.items()) == {bytes.fromhex(v["row"]): row}
+    keys = SubjectKeys(table, Epochs((), kek), lambda _: next(given))
+    keys.enter(INCARNATION.decode())
+    keys.get(v["subject"], v["made"])
+    assert dict(table.items()) == {bytes.fromhex(v["row"]): bytes.fromhex(v["head"]) + row}
+
+    erased = b"\x03" + place + v["erased_at"].to_bytes(8, "big")
+    assert ((subject + b"\x00").hex(), erased.hex()) == (v["erased_row"], v["erased"])
+    keys.erase(v["subject"], v["erased_at"])
+    assert dict(table.items())[bytes.fromhex(v["erased_row"])] == erased
+
+
+def test_the_row_of_a_subject_key_of_version_1() -> None:
+    v = PROJECT["subject_key_1"]
+    aad = (b"sealstream/subject-key/1", v["subject"].encode(), SUBJECT_ID)
+    assert record(SUBJECT, SUBJECT_ID, *aad).hex() == v["record"]
+    table = MemoryTable()
+    table.put(bytes.fromhex(v["row"]), bytes.fromhex(v["record"]))
+    keys = SubjectKeys(table, Epochs((), LocalKek(KEK)))
+    for incarnation, offset in (("", 0), ("a", (1 << 26) - 2)):
+        keys.enter(incarnation)
+        assert keys.get(v["subject"], offset).key_id == SUBJECT_ID
+    assert keys.get(v["subject"], (1 << 26) - 1).key_id != SUBJECT_ID
 
 
 @pytest.mark.parametrize("ids", [(b"\x00" * 8, b"\xff" * 8), (b"\xff" * 8, b"\x00" * 8)])
@@ -248,11 +273,12 @@ def test_of_two_keys_of_a_subject_the_smaller_id_is_active_and_both_open(ids: tu
     kek, subject, rows = LocalKek(KEK), PROJECT["subject_key"]["subject"], MemoryTable()
     for key_id in ids:
         one, given = MemoryTable(), iter([key_id, key_id * 4])
-        SubjectKeys(one, kek, lambda _, given=given: next(given)).get(subject)  # type: ignore[misc]
+        maker = SubjectKeys(one, Epochs((), kek), lambda _, given=given: next(given))  # type: ignore[misc]
+        maker.get(subject, 7)
         for row, content in one.items():
             rows.put(row, content)
-    keys = SubjectKeys(rows, kek)
-    assert keys.get(subject).key_id == b"\x00" * 8
+    keys = SubjectKeys(rows, Epochs((), kek))
+    assert keys.get(subject, 7).key_id == b"\x00" * 8
     assert all(keys.find(subject, key_id) is not None for key_id in ids)
     assert len(rows) == 2
 
@@ -358,6 +384,7 @@ def test_the_page_shows_these_vectors() -> None:
     event, token, seal, reject = (PROJECT[k][0] for k in ("event_ids", "tokens", "seals", "rejects"))
     row = PROJECT["subject_key"]
     shown = [event["event_id"], event["profile_id"], token["token"], seal["nonce"], seal["sealed"]]
-    shown += [row["kek_id"], row["commitment"], row["record"], reject["content"], reject["sealed"]]
+    shown += [row[name] for name in ("place", "kek_id", "commitment", "head", "record", "erased")]
+    shown += [reject["content"], reject["sealed"]]
     shown += [PROJECT["sealed_events"][0][name] for name in ("public", "key_id", "seal_key", "value")]
     assert [s for s in shown if s not in page] == []

@@ -2,7 +2,7 @@
 
 Mutations seen red: decisions about the same two are one; events of different tokens are one; only the earliest by its
 own time is kept, or only the first received; what a later one replaces is kept; ordered by their own times; a decision
-founds a profile.
+founds a profile; what was erased counts as what came after it; periods go by markers alone, or by times alone.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import random
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeline.events import ProtectedEvent
 from pipeline.explain.evidence import People, Sighting, gather
-from tests.stages.identity_events import DAY, RULES, device, email, phone, seen, user
+from tests.stages.identity_events import DAY, RULES, device, email, erasure, phone, seen, user
 
 TOKENS = [f(n) for f in (user, email, phone, device) for n in range(3)]
 
@@ -29,7 +30,12 @@ def histories(draw: st.DrawFn) -> list[Sighting]:
     """Events whose own times have little to do with when they were received."""
     events = []
     for n in range(draw(st.integers(0, 20))):
-        kind = draw(st.sampled_from(("track", "track", "track", "link", "cut")))
+        kind = draw(st.sampled_from(("track", "track", "track", "link", "cut", "erase")))
+        if kind == "erase":
+            time, at = draw(st.sampled_from((0, 2, 9))), draw(st.integers(0, 5))
+            made = erasure(n, draw(st.sampled_from(TOKENS)), time=time, at=at)
+            events.append(replace(made, origin=replace(made.origin, incarnation=draw(st.sampled_from(("", "anew"))))))
+            continue
         size = (2, 2) if kind in ("link", "cut") else (1, 3)
         tokens = draw(st.lists(st.sampled_from(TOKENS), min_size=size[0], max_size=size[1], unique=True))
         time, at = draw(st.sampled_from((0, 5, 9, DAY))), draw(st.integers(0, 5))
@@ -60,6 +66,9 @@ def test_what_is_gathered_rules_as_all_events_do_and_so_does_each_beginning(
 def test_what_repeats_is_forgotten() -> None:
     events = sightings(*(seen(n, user(1), email(1), time=n) for n in range(100)))
     assert gather(events) == gather(reversed(events)) == events[:1]
+    again = seen(51, user(1), email(1))
+    both = sightings(*(seen(n, user(1), email(1), time=n) for n in range(50)), erasure(50, user(1)), again)
+    assert [e.origin.offset for e in gather(both)] == [0, 50, 51]
     late = sightings(*(seen(n, user(1), email(1), time=100 - n) for n in range(100)))
     assert len(gather(late)) == 100  # each was earlier than all before it
 

@@ -3,7 +3,8 @@
 Mutations seen red: the cause's Kafka time for its own; no merges; no splits; a cut is a late event; nothing is late;
 conflicts told again and again; a conflict that left told as settled, or settled ones as new; groups and mute anchors
 connect a component; all events are of it; a decision founds a profile; any event of an anchor does; the last moment
-left out; no bound; the profile ids of before.
+left out; no bound; the profile ids of before; an erasure is not told, or once for each of its markers; who was erased
+was split off; the id after an erasure is nobody's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pipeline.explain.evidence import gather
 from pipeline.explain.timeline import Timeline, What, component, founder, timeline
 from pipeline.stages.reference import profile_id
 from tests.explain.test_evidence import sightings
-from tests.stages.identity_events import RULES, anonymous, device, email, rules, seen, token, user
+from tests.stages.identity_events import RULES, anonymous, device, email, erasure, rules, seen, token, user
 
 U1, U2, E1, D1, A1, A2 = user(1), user(2), email(1), device(1), anonymous(1), anonymous(2)
 
@@ -126,3 +127,19 @@ def test_work_is_bounded_and_the_end_is_the_same() -> None:
 def test_nothing_is_told_of_what_was_never_seen() -> None:
     found = told(U2, seen(0, U1))
     assert (found.profile_id, found.tokens, found.entries, found.events) == (None, [], [], 0)
+
+
+def test_an_erasure_is_told_once_and_what_comes_afterwards_is_seen_for_the_first_time() -> None:
+    events = [seen(0, U1, D1), erasure(1, U1), erasure(2, U1, time=2_000_000), seen(3, U1, E1)]
+    found = told(U1, *events)
+    assert short(found) == [("first_seen", sorted([U1, D1])), ("erased", [U1]), ("first_seen", sorted([U1, E1]))]
+    assert found.entries[1].cause.event_id == events[1].event_id
+    assert found.profile_id == profile_id(events[3].event_id)
+    gathered = gather(sightings(*events))
+    assert {founder(gathered, RULES, profile_id(events[n].event_id)) for n in (0, 3)} == {U1}
+
+
+def test_one_of_a_profile_is_erased() -> None:
+    found = told(D1, seen(0, U1, D1), seen(1, D1), erasure(2, U1))
+    assert short(found) == [("first_seen", sorted([D1, U1])), ("erased", [U1])]
+    assert (found.tokens, found.profile_id) == ([D1], profile_id(seen(1, D1).event_id))

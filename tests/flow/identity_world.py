@@ -294,8 +294,10 @@ class World:
         found: dict[str, bytes] = {}
         for record in self.records(Topic.PROFILES):
             assert record.key is not None
-            assert record.value is not None
-            found[record.key.decode()] = record.value
+            if record.value is None:
+                found.pop(record.key.decode(), None)
+            else:
+                found[record.key.decode()] = record.value
         return found
 
     def profiles(self) -> list[bytes]:

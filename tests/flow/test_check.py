@@ -1,7 +1,7 @@
 """Which bytes from a changelog are rows. That all rows which the legs write are, the worlds check at each restart.
 
 Mutations seen red: keys, facts or members of identify are not looked at; nor keys of watch-open; nor keys or values of
-subject-keys.
+subject-keys; nor the length of an erasure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.crypto.subject_rows import Erasure, place_of
 from pipeline.errors import Corrupt
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.flow.watch import WatchLeg
@@ -32,7 +33,9 @@ LEGS: dict[str, Leg] = {
     "identify": IdentifyLeg(RULES),
     "watch": WatchLeg(WatchConfig(partitions=1)),
 }
+ERASURE = Erasure(TOKEN, place_of("id"), 42)
 GOOD: list[tuple[str, str, bytes, bytes]] = [
+    ("protect", "subject-keys", ERASURE.key, ERASURE.value),
     ("protect", "subject-keys", *next(iter(protect.table.items()))),
     ("identify", "tokens", rows.pack(TOKEN), rows.encode(rows.Row(facts=FACTS))),
     ("identify", "tokens", rows.pack(OTHER), rows.encode(rows.Row(parent=rows.pack(TOKEN)))),
@@ -55,7 +58,7 @@ def test_a_row_as_it_was_written_is_one(leg: str, table: str, key: bytes, value:
 @pytest.mark.parametrize(("leg", "table", "key", "value"), GOOD, ids=NAMES)
 def test_a_key_or_a_value_that_is_cut_off_or_garbage_is_corrupt(leg: str, table: str, key: bytes, value: bytes) -> None:
     spoilt = [(key, b""), (key, b"\xc1garbage"), (b"\xff\xfe\0garbage", value)]
-    if table != "subject-keys":  # a record of a key that is longer or shorter is seen when it is opened
+    if table != "subject-keys" or key == ERASURE.key:  # a key's record that is longer or shorter is seen when opened
         spoilt += [(key, value[:-1]), (key, value + b"\0")]
     if table != "watch-state":  # whose keys are any text
         spoilt += [(key[:-1], value), (b"", value)]

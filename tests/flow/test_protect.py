@@ -348,7 +348,7 @@ def test_no_personal_value_is_left_in_what_comes_out() -> None:
 def test_values_do_not_show_in_reprs() -> None:
     record = RawRecord(0, RECEIVED, CANARY.encode(), json.dumps(event(userId=CANARY)).encode())
     leg = Leg()
-    for thing in (record, leg.leg.tokens, leg.leg.boxes, leg.leg.ring):
+    for thing in (record, leg.leg.tokens, leg.leg.boxes, leg.leg.epochs):
         assert CANARY not in repr(thing)
 
 

@@ -20,11 +20,12 @@ from pipeline.adapters import topics as kafka_topics
 from pipeline.events import ProtectedEvent, Topic
 from pipeline.stages.link import load_rules
 from pipeline.stages.recompute import recompute
+from pipeline.stages.reference import profile_id, unerased
 from pipeline.stages.resolve import SPLIT_FROM
 from tests.integration.pipeline_stage import Pipeline
 from tests.integration.tools import Worker, last_values, produce, wait_for
 
-from .cases import drawn, rules_text, salted
+from .cases import arriving, drawn, mixed, rules_text, salted
 from .report import CONFLICT, Failure, Part, part
 
 PARTITIONS = (1, 4, 12)
@@ -62,8 +63,8 @@ def run(bootstrap: str, given: Round, directory: Path) -> Part:
     texts = rules_text(rng)
     by_case = {number: salted(drawn(given.seed, number)) for number in given.cases}
     made = [event for events in by_case.values() for event in events]
-    mixed = rng.sample(made, len(made))
-    records = [(e.anchor.encode(), msgspec.json.encode(e)) for e in (*mixed, *rng.choices(made, k=len(made) // 4))]
+    orders = [arriving(rng, events) for events in by_case.values()]
+    records = [(e.anchor.encode(), msgspec.json.encode(e)) for e in mixed(rng, orders)]
     with prepared(bootstrap, given, texts, directory) as pipeline:
         counts: Counter[str] = Counter()
         try:
@@ -148,6 +149,8 @@ def judged(
     written = pipeline.read(Topic.PROFILES)
     latest = sorted(last_values(written).items())
     found = [value for _, value in latest if not value.startswith(b'{"merged_into"')]
+    if {key.decode() for key, _ in latest} & {profile_id(event.event_id) for event in unerased(made)[1]}:
+        wrong.append("something stands under an erased id")
     strange, missing = set(found) - set(wanted), set(wanted) - set(found)
     if found != wanted:
         lines = [b"missing " + text for text in sorted(missing)] + [b"strange " + text for text in sorted(strange)]

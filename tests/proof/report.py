@@ -8,7 +8,7 @@ import msgspec
 
 CONFLICT = "conflict "
 """What counters of conflicts by rule begin with."""
-SHOWN = ("events", "records", "crashes", "zombies", "kills", "terminated", "profiles", "merges", "splits")
+SHOWN = ("events", "records", "crashes", "zombies", "kills", "terminated", "profiles", "merges", "splits", "erased")
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection
 
 import msgspec
 
-from pipeline.events import ProtectedEvent, Topic
+from pipeline.events import DECISIONS, ProtectedEvent, Topic
+from pipeline.stages.reference import profile_id, unerased
 from pipeline.stages.resolve import SPLIT_FROM
 from tests.flow.identity_world import Worker, World
 from tests.flow.test_identify import expected, rows_of
@@ -29,10 +31,14 @@ def tried(case: Case, *, first: int | None = None) -> Counter[str]:
     rng = random.Random(case.schedule)
     world = World(rng.randint(1, 12), case.rules, cached=rng.choice((1, 9, 1_000)), scattered=rng.random() < 0.5)
     order = arriving(rng, made)
-    zombies = Walk(world, rng).through([order[i::3] for i in range(3)] if rng.random() < 0.5 else [order])
+    third = len(order) // 3
+    waves = [order[:third], order[third : 2 * third], order[2 * third :]] if rng.random() < 0.5 else [order]
+    zombies = Walk(world, rng).through(waves)
     wanted = expected(made, case.rules)
-    judge(world, wanted)
-    return Counter(events=len(made), records=len(order), crashes=world.crashes, zombies=zombies) + told(world, wanted)
+    _, erased = unerased(made)
+    judge(world, wanted, {profile_id(event.event_id) for event in erased if event.type not in DECISIONS})
+    found = Counter(events=len(made), records=len(order), crashes=world.crashes, zombies=zombies, erased=len(erased))
+    return found + told(world, wanted)
 
 
 class Walk:
@@ -87,7 +93,8 @@ class Walk:
         self._woken += 1
 
 
-def judge(world: World, wanted: list[bytes]) -> None:
+def judge(world: World, wanted: list[bytes], erased: Collection[str]) -> None:
+    """`erased`: ids under which nothing may stand."""
     found = world.profiles()
     if found != wanted:
         strange, missing = set(found) - set(wanted), set(wanted) - set(found)
@@ -100,6 +107,10 @@ def judge(world: World, wanted: list[bytes]) -> None:
             for token in tokens:
                 if token in rows and rows[token].profile.hex() != profile["profile_id"]:
                     raise Different("a token knows another profile than the one that has it")
+    if not world.latest().keys().isdisjoint(erased):
+        raise Different("something stands under an erased id")
+    if any(row.profile.hex() in erased for row in rows.values()):
+        raise Different("a token knows an erased profile")
     merged = world.merged()
     for ident in merged:
         for _ in range(len(merged)):

@@ -26,7 +26,10 @@ CASES = 250
 def test_profiles_are_a_function_of_the_set_of_events() -> None:
     counts, failures = pure.several(SEED, range(CASES))
     assert not failures, "\n".join(f"{f.what}; python -m tests.proof {f.again}" for f in failures)
-    assert min(counts[what] for what in ("crashes", "zombies", "merges", "splits", "conflict limit.user_id")) > 10
+    assert (
+        min(counts[what] for what in ("crashes", "zombies", "merges", "splits", "erased", "conflict limit.user_id"))
+        > 10
+    )
     assert min(counts[f"conflict {rule}"] for rule in ("cut", "shared", "cluster_tokens")) > 10
 
 

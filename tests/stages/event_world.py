@@ -119,7 +119,7 @@ def opened(leg: Leg, found: dict[str, Any]) -> dict[str, Any]:
     """Return the sealed values of a protected event, opened with the key that it names."""
     protected = msgspec.json.decode(json.dumps(found), type=ProtectedEvent)
     assert protected.key is not None
-    key = SubjectKeys(leg.table, ring().kek).find(protected.key.subject, bytes.fromhex(protected.key.key_id))
+    key = SubjectKeys(leg.table, ring().epochs()).find(protected.key.subject, bytes.fromhex(protected.key.key_id))
     assert key is not None
     event_id = bytes.fromhex(protected.event_id)
     return {

@@ -86,6 +86,14 @@ def seen(
     )
 
 
+def erasure(
+    n: int, subject: str, *, time: int = 2_000_000, at: int | None = None, partitions: int = 1
+) -> ProtectedEvent:
+    """The marker at offset `n` of an erasure."""
+    made = seen(n, subject, time=time, at=at, kind="erase", source="operator")
+    return replace(made, tokens={"subject": subject}, clear={"erasure": f"{1:032x}", "partitions": partitions})
+
+
 def new(text: str) -> str:
     """The same identifier's token under the next key version."""
     return f"{text.split('.')[0]}.2.{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.crypto.subject_rows import SPAN
 from pipeline.errors import Misuse
 from pipeline.stages.registry import Registry
-from pipeline.stages.schema import EventSchema, incompatible, parse
+from pipeline.stages.schema import MAX_SEALED, EventSchema, incompatible, parse
 from tests.stages.event_world import document, envelope, field
 
 
@@ -41,6 +42,17 @@ def test_a_wrong_field_is_refused_with_its_path_and_rule(wrong: Any, says: str) 
     with pytest.raises(Misuse, match=says) as error:
         made(wrong)
     assert "made/1" in str(error.value)
+
+
+def test_no_event_has_more_values_under_a_persons_key_than_its_limit_counts_on() -> None:
+    """62 here, the envelope's userId, and what no field is named for."""
+    assert MAX_SEALED * SPAN == 1 << 32
+    inner = {"type": "record", "name": "R", "fields": [field(f"y{n}", protect="seal") for n in range(31)]}
+    fields = [field("x", inner, None, required=True), *(field(f"z{n}", protect="seal") for n in range(31))]
+    made(*fields, field("c"), field("d", protect="drop"), field("t", protect="token", identifier="email"))
+    for more in ("seal", "token+seal"):
+        with pytest.raises(Misuse, match="made/1: at most 63 fields can be sealed"):
+            made(*fields, field("e", protect=more, **({"identifier": "email"} if "token" in more else {})))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ order by raw partition alone; a foreign offset as a measure of order; committed 
 whole; what expired unread; resolved asked for beyond raw. Keys: tombstones as rows; the partition. Rows: the empty key;
 tombstones. Profiles: their bytes; merged into nothing; a profile of no event. Tables: version; counters; origins
 lacking; origins of others; pointers; one hop alone; profile ids; members; evidence; floor beyond high. Passes: changed
-duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad UTF-8.
+duplicates recomputed; clusters torn apart; partition; anchor. Garbage: bad UTF-8. Erasures: destroyed keys are missed,
+or those of events after the markers are not; what was erased is counted; a merged id of an erased event is passed over.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from pipeline.adapters.topic_specs import CLAIM
 from pipeline.errors import Transient
-from pipeline.events import Origin, Topic
+from pipeline.events import ERASE, Merged, Origin, ProtectedEvent, Topic, event_id
 from pipeline.stages.identity_rows import Row, decode_row, encode, pack, unpack
+from pipeline.stages.reference import profile_id
 from pipeline.verify import buckets
 from pipeline.verify.findings import Check
 from pipeline.verify.log import Log
@@ -732,3 +735,57 @@ def origin_in(value: bytes | None) -> Origin:
 
 def with_origin(value: bytes, origin: Origin) -> bytes:
     return msgspec.json.encode(msgspec.json.decode(value) | {"origin": msgspec.to_builtins(origin)})
+
+
+# -- erasures ---------------------------------------------------------------------------------------------------------
+
+
+def _erase(world: Topology) -> ProtectedEvent:
+    """A person is erased, in all raw partitions, and then seen once more; returns an event of before."""
+    events = [event for _, event in world.protected()]
+    old = next(e for e in events if e.key is not None and sum(o.anchor == e.anchor for o in events) > 3)
+    clear = {"erasure": "e" * 32, "partitions": PARTITIONS}
+    marker = replace(old, type=ERASE, event=None, tokens={"subject": old.anchor}, clear=clear, key=None, sealed={})
+    for partition in range(PARTITIONS):
+        _add(world, marker, partition)
+    _add(world, replace(old, key=None, sealed={}), 1)
+    for row in list(world.records(SUBJECT_KEYS)):
+        if (row.key or b"").startswith(old.anchor.encode() + b"\0"):
+            world.append(SUBJECT_KEYS, row.partition, row.key, None)
+    return old
+
+
+def _add(world: Topology, event: ProtectedEvent, partition: int) -> None:
+    offset = world.append(Topic.RAW, partition, None, b"{}").offset
+    world.committed[partition] = offset + 1
+    origin = Origin(Topic.RAW, NOW, partition, offset)
+    value = msgspec.json.encode(replace(event, origin=origin, event_id=event_id(origin).hex()))
+    world.append(Topic.PROTECTED, partition_of(event.anchor.encode(), PARTITIONS), event.anchor.encode(), value)
+
+
+def test_who_was_erased_is_missed_nowhere() -> None:
+    old: list[ProtectedEvent] = []
+    world = made(spoil=lambda world: old.append(_erase(world)))
+    report = world.report()
+    assert report.ok, report.findings
+    ident = profile_id(old[0].event_id)
+    last = [f.value for f in world.records(Topic.PROFILES) if f.key == ident.encode()]
+    assert not last or last[-1] is None
+
+
+def test_a_key_of_an_event_after_the_erasure_is_missed() -> None:
+    def spoil(world: Topology) -> None:
+        old = _erase(world)
+        _add(world, old, 1)
+
+    assert made(spoil=spoil).only(Check.KEYS).count == 1
+
+
+def test_nothing_may_stand_under_an_erased_id() -> None:
+    old: list[ProtectedEvent] = []
+    world = made(spoil=lambda world: old.append(_erase(world)))
+    into = next(f for f in world.records(Topic.PROFILES) if f.value and b"merged_into" not in f.value)
+    key = profile_id(old[0].event_id).encode()
+    value = msgspec.json.encode(Merged((into.key or b"").decode()))
+    world.append(Topic.PROFILES, partition_of(key, PARTITIONS), key, value)
+    assert world.only(Check.PROFILES).first == [place(old[0].origin)]

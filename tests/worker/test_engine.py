@@ -4,13 +4,14 @@ Mutations seen red: the note is cleared before `on_batch`; an exception clears i
 durable, or before the commit succeeded, or never; a leg that cannot reject skips the record; a failed leg begins a
 checkpoint; batches, or ticks, before all legs may go; rows of partitions that went stay, or those of partitions that
 stayed are read again; an assignment that was overtaken is served, or opened, or read to its end; it is read without a
-claim; who lost the lease drains, or keeps rows; a leg that cannot open is not failed.
+claim; who lost the lease drains, or keeps rows; a leg that cannot open is not failed; a leg is told of a commit that
+was refused, or not of one that was not; not after it was opened, or for ever; not again when the broker was away.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,17 @@ class RejectingPart(Part):
 
     def on_crashed(self, batch: SourceBatch) -> None:
         self.rejected += [r.offset for r in batch.records]
+
+
+class ToldPart(Part):
+    """Is told what was committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str, int]] = []
+
+    def on_committed(self, topic: str, incarnation: str, offset: int) -> None:
+        self.told.append((topic, incarnation, offset))
 
 
 class Leg:
@@ -198,6 +210,22 @@ async def test_suspects_are_struck_when_committed_and_not_when_durable_or_refuse
     assert life().journal.suspects == ()
 
 
+async def test_a_leg_is_told_of_what_was_committed_and_not_of_what_was_refused(life: Callable[[], Life]) -> None:
+    now, part = life(), ToldPart()
+    now.engine._parts = {0: part, 1: Part()}
+    for number in (0, 1):
+        now.engine.book.note(TopicPartition(TOPIC, number), 0, 199)
+    await now.engine._write([], [], now.engine.book.mark(), 400)
+    now.commits = False
+    await now.engine._commit()
+    assert part.told == []
+    now.commits = True
+    await now.engine._commit()
+    assert part.told == [(TOPIC, "id-1", 200)]
+    await now.engine._commit()
+    assert len(part.told) == 1
+
+
 async def test_a_failed_leg_begins_no_checkpoint(life: Callable[[], Life]) -> None:
     """It would make half a batch durable."""
     engine = life().engine
@@ -323,6 +351,26 @@ async def test_what_was_assigned_is_claimed_and_then_read(owner: LegEngine) -> N
     assert [changelog.claimed_by(p) for p in (0, 1)] == [[7], [7]]
     assert owner.opened.is_set()
     assert sorted(owner._parts) == [0, 1]
+
+
+async def test_a_partition_that_was_opened_is_told_what_is_committed_as_soon_as_the_broker_says_it(
+    owner: LegEngine,
+) -> None:
+    parts = {number: ToldPart() for number in (0, 1)}
+    owner.leg.open = lambda number, tables: parts[number]  # type: ignore[method-assign]
+    assert await give(owner, 1, 0, 1)
+    away = True
+
+    async def committed(tps: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return {} if away else {tp: 5 + tp.partition for tp in tps}
+
+    owner.app.consumer.committed_offsets = committed
+    await owner._tell_untold()
+    assert [part.told for part in parts.values()] == [[], []]
+    away = False
+    for _ in range(2):
+        await owner._tell_untold()
+        assert [part.told for part in parts.values()] == [[(TOPIC, "id-1", 5)], [(TOPIC, "id-1", 6)]]
 
 
 async def test_an_assignment_that_was_overtaken_claims_nothing(owner: LegEngine) -> None:

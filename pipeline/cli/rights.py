@@ -1,0 +1,216 @@
+"""`sealstream erase` and `export`: what a person may ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+from msgspec import structs
+
+from .. import settings
+from ..adapters.reader import Found, Reader
+from ..errors import Misuse
+from ..events import Topic
+from ..explain.names import short
+from ..rights.audit import Action, Audited, Place, check_ticket
+from ..rights.person import Person, by_id, by_tokens
+from ..rights.run import Left
+from ..rights.topics import Topics
+from ..stages.profile_records import ID
+from . import identifiers
+from .identifiers import iso, json_option, key_option, progressbar
+
+ticket_option = click.option(
+    "--ticket", help="Where it was asked for: a reference without personal data. Kept for ever."
+)
+operator_option = click.option("--operator", help="Who does it. Default: the user of this system.")
+
+
+@click.command()
+@click.argument("subject", required=False)
+@ticket_option
+@operator_option
+@click.option("--again", metavar="ID", help="Look again at an erasure, and send what has not arrived.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS", help="For the workers."
+)
+@key_option
+@json_option
+@click.pass_context
+def erase(
+    ctx: click.Context,
+    subject: str | None,
+    ticket: str | None,
+    operator: str | None,
+    again: str | None,
+    yes: bool,
+    wait: float,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make what is stored of a person unreadable, for good.
+
+    SUBJECT is a profile id, a token, or kind:value (kind:- asks for the value). The whole profile is erased: the keys
+    of all its identifiers are destroyed in every partition, what the identify leg knows of them is deleted, and the
+    profile gets a tombstone. Whoever comes back later is somebody new. It stands in access.audit with what was left,
+    place by place, and until when.
+
+    Exit code 0: nothing is readable as the present state any more; 1: something is. `--again` asks the same later.
+
+    \b
+    Examples:
+      sealstream erase email:- --ticket DSR-4711
+      sealstream erase --again 5d0f…(32 hex) --json
+    """
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    if (subject is None) == (again is None):
+        raise Misuse("give a SUBJECT, or --again with the id of an erasure")
+    with wiring.rights(config, _records) as topics:
+        if again is not None:
+            record = topics.audited(again)
+        else:
+            assert subject is not None
+            record, _ = _asked(config, topics, Action.ERASE, subject, ticket, operator)
+            if not yes:
+                _confirm(record)
+            topics.audit(record)
+        with wiring.erasing(config, record, topics) as erasing:
+            wanted = erasing.wanted if again is None else erasing.unsent(wait)
+            erasing.send(wanted, lambda: str(uuid.uuid4()), _now())
+            left = erasing.wait(wait, _tell, _now())
+        if left.done:
+            topics.audit(structs.replace(record, action=Action.ERASED, time=_now(), places=left.places))
+    if as_json:
+        click.echo(msgspec.json.encode(left))
+    else:
+        _report(record, left)
+    ctx.exit(0 if left.done else 1)
+
+
+@click.command()
+@click.argument("subject")
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="A new file, mode 0600; - for standard output."
+)
+@ticket_option
+@operator_option
+@key_option
+def export(subject: str, to: Path, ticket: str | None, operator: str | None, key_file: Path | None) -> None:
+    """Write down what is held of a person, opened: the profile, and each event with its sealed values.
+
+    SUBJECT is a profile id, a token, or kind:value (kind:- asks for the value). JSON lines: the person, a line for each
+    event on events.protected, and what was counted. It is personal data in clear: give it to that person, then delete
+    it. It stands in access.audit who has exported whom.
+
+    \b
+    Example:
+      sealstream export email:- --ticket DSR-4712 --to ann.jsonl
+    """
+    from .. import wiring
+
+    config = settings.load(key_file=key_file)
+    with wiring.rights(config, _records) as topics:
+        record, person = _asked(config, topics, Action.EXPORT, subject, ticket, operator)
+        held = wiring.held(config, person, topics)
+        with topics.read(Topic.PROTECTED) as reader, _private(to) as out:
+            topics.audit(record)
+            for line in held.lines(_records("events", reader)):
+                out.write(line + b"\n")
+    click.echo(f"{held.events:,} events, {held.opened:,} values opened, {held.unreadable:,} unreadable", err=True)
+
+
+def _asked(
+    config: settings.Settings, topics: Topics, action: Action, subject: str, ticket: str | None, operator: str | None
+) -> tuple[Audited, Person]:
+    """Find the person, and write down what is to be done."""
+    person = _person(config, topics, subject)
+    record = Audited(
+        uuid.uuid4().hex,
+        _now(),
+        action,
+        identifiers.operator(operator),
+        check_ticket(ticket or ""),
+        person.profile_id,
+        person.tokens,
+        topics.ends(Topic.PROTECTED) if action is Action.ERASE else (),
+    )
+    return record, person
+
+
+def _person(config: settings.Settings, topics: Topics, subject: str) -> Person:
+    from .. import wiring
+
+    with topics.read(Topic.PROFILES) as profiles:
+        if ID.match(subject):
+            return by_id(profiles, subject)
+        (tokens,) = identifiers.named(config, wiring.rules_in_force(config), subject)
+        return by_tokens(profiles, tokens)
+
+
+def _confirm(record: Audited) -> None:
+    if not sys.stdin.isatty():
+        raise Misuse("nobody can be asked here: give --yes")
+    click.echo(f"profile {record.profile_id or '(none)'}: {', '.join(map(short, record.tokens))}", err=True)
+    click.confirm("Erase it? There is no way back", abort=True, err=True)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _records(what: str, reader: Reader) -> Iterator[Found]:
+    with progressbar(reader, what, reader.total) as bar:
+        yield from bar
+
+
+def _tell(what: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"{what}  \r", err=True, nl=False)
+
+
+@contextmanager
+def _private(to: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600, which is not there if writing it fails; or standard output."""
+    if str(to) == "-":
+        yield sys.stdout.buffer
+        return
+    try:
+        fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misuse(f"--to: cannot be made ({error.strerror})") from None
+    try:
+        with os.fdopen(fd, "wb") as out:
+            yield out
+    except BaseException:
+        to.unlink(missing_ok=True)
+        raise
+
+
+def _report(record: Audited, left: Left) -> None:
+    came = left.markers - left.missing
+    click.echo(f"erasure {record.id}, profile {record.profile_id or '(none)'}: {came} of {left.markers} markers")
+    for place in left.places:
+        click.echo(f"  {place.name:18}{_left(place)}{f'  ({place.note})' if place.note else ''}")
+    if left.missing:
+        click.echo("some markers have not come out of the protect leg: is a worker running? See events.rejected, too")
+    if not left.done:
+        click.echo(f"not done: `sealstream erase --again {record.id}` looks again")
+
+
+def _left(place: Place) -> str:
+    if place.live:
+        return f"{place.live:,} readable"
+    if place.copies is None:
+        return "for ever" if place.until is None else f"until {iso(place.until)}"
+    return f"none; {place.copies:,} overwritten ones until Kafka compacts" if place.copies else "none"

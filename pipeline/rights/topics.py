@@ -1,0 +1,79 @@
+"""What the commands read and write of Kafka; topics by contractual names, "<leg>/<table>" for a changelog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ..adapters.positions import Positions
+from ..adapters.reader import Found, Reader
+from ..adapters.topics import as_made
+from ..adapters.writer import Writer
+from ..crypto.rejects import Original
+from ..errors import Misuse
+from ..events import Topic
+from . import audit
+from .audit import Action, Audited
+from .markers import Marker
+
+Show = Callable[[str, Reader], Iterable[Found]]
+"""Passes a topic's records on, and shows its progress to whoever waits."""
+
+
+class Topics:
+    """`seal`: an event of the operator's, and the time in ms → the record of `events.raw`."""
+
+    def __init__(
+        self,
+        kafka: tuple[str, Mapping[str, str]],
+        name_of: Callable[[str], str],
+        positions: Positions,
+        seal: Callable[[bytes, int], Original],
+        show: Show,
+    ) -> None:
+        self._kafka = kafka
+        self._name_of = name_of
+        self.positions = positions
+        self._seal = seal
+        self.show = show
+
+    def read(self, name: str, since: Mapping[int, int] | None = None) -> Reader:
+        return Reader(*self._kafka, self._name_of(name), since)
+
+    def ends(self, topic: str) -> tuple[int, ...]:
+        """Of its partitions, in their order."""
+        return tuple(end for _, (_, end) in sorted(self.positions.bounds(topic).items()))
+
+    def retention(self, topic: str) -> int | None:
+        """How long a topic keeps its records (ms); None: for ever."""
+        (made,) = as_made(*self._kafka, [self._name_of(topic)])
+        kept = int(made.config.get("retention.ms", "-1"))
+        return None if kept < 0 else kept
+
+    def send(self, markers: Iterable[Marker], now: int) -> None:
+        """Write markers to their partitions; they are on the broker then. `Transient` if they are not: some may be."""
+        writer = Writer(*self._kafka)
+        for marker in markers:
+            record = self._seal(marker.event, now)
+            writer.send(
+                self._name_of(Topic.RAW),
+                marker.token.encode(),
+                record.value,
+                timestamp=now,
+                headers=record.headers,
+                partition=marker.partition,
+            )
+        writer.flush()
+
+    def audit(self, record: Audited) -> None:
+        writer = Writer(*self._kafka)
+        writer.send(self._name_of(Topic.AUDIT), record.id.encode(), audit.encode(record), timestamp=record.time)
+        writer.flush()
+
+    def audited(self, erasure: str) -> Audited:
+        """Return how an erasure was asked for; `Misuse` if it never was."""
+        with self.read(Topic.AUDIT) as reader:
+            for found in reader:
+                record = audit.decode(found.value) if found.key == erasure.encode() else None
+                if record is not None and record.action is Action.ERASE:
+                    return record
+        raise Misuse("access.audit has no erasure of this id")

@@ -1,0 +1,224 @@
+"""Guarantees: an erasure reaches all identifiers of the profile and nobody else's; what is reported as readable is what
+is readable; an export holds all events of the person, opened, and nobody else's.
+
+Mutations seen red: the identifiers given alone; the older of two holders; a merged id not followed; a group as
+somebody; markers of any erasure, or in one partition; keys made after the marker, or under a destroyed epoch, as
+readable; copies not counted; the first record of a key as the last; facts of before never old; any profile that names a
+token; a root's evidence for its member's; an event twice, or anybody's; sealed values in an export; deleted keys used;
+fields as they come; a line break in a ticket.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.adapters.reader import Found
+from pipeline.errors import Misuse
+from pipeline.rights import audit, places
+from pipeline.rights.audit import Action, Audited, Place, check_ticket
+from pipeline.rights.held import Held, keys_of
+from pipeline.rights.markers import protected, spots
+from pipeline.rights.person import by_id, by_tokens
+from tests.rights.story import ERASURE, Story
+from tests.stages.event_world import ring
+from tests.stages.identity_events import email, user
+
+CANARY = "canary.5150"
+
+
+def signed_up(who: str, n: int = 0) -> dict[str, Any]:
+    traits = {"email": f"{who}@example.com", "name": f"{who} {CANARY}", "plan": f"plan-of-{who}"}
+    return {"type": "identify", "messageId": f"{who}-{n}", "userId": who, "traits": traits}
+
+
+def looked(who: str, n: int = 0, device: str = "") -> dict[str, Any]:
+    made = {"type": "page", "messageId": f"p-{who}-{n}", "name": "Home", "properties": {"title": f"{who} {CANARY}"}}
+    return {**made, "anonymousId": device or f"device of {who}"} | ({} if device else {"userId": who})
+
+
+def told() -> Story:
+    story = Story()
+    story.send(signed_up("ann"), looked("ann"), looked("ann", 1, "device of ann"), signed_up("bob"), looked("bob"))
+    return story
+
+
+def token_of(story: Story, n: int) -> str:
+    """Of the identifier that the n-th event is anchored on."""
+    return (story.protected[n].key or b"").decode()
+
+
+def test_a_person_is_the_whole_profile() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    assert sorted(token.partition(".")[0] for token in ann.tokens) == ["anonymous_id", "email", "user_id"]
+    assert ann == story.person(token_of(story, 2)) == by_id(story.profiles, ann.profile_id or "")
+    assert not set(ann.tokens) & set(story.person(token_of(story, 3)).tokens)
+    assert "plan-of" not in repr(ann)
+
+
+def test_a_former_id_leads_to_the_profile_of_today() -> None:
+    a, b = "a" * 32, "b" * 32
+    profile = msgspec.json.encode({"tokens": {"email": [email(1)]}})
+    merged = msgspec.json.encode({"merged_into": a})
+    records = [Found(0, 0, 1, b.encode(), profile, ()), Found(0, 1, 2, b.encode(), merged, ())]
+    records.append(Found(1, 0, 2, a.encode(), profile, ()))
+    assert by_id(records, b).profile_id == a == by_tokens(records, [email(1)]).profile_id
+    with pytest.raises(Misuse, match="no profile"):
+        by_id(records, "c" * 32)
+
+
+def test_of_two_profiles_that_name_a_token_the_newer_one_has_it() -> None:
+    one = msgspec.json.encode({"tokens": {"email": [email(1)], "user_id": [user(1)]}})
+    other = msgspec.json.encode({"tokens": {"email": [email(1)], "user_id": [user(2)]}})
+    records = [Found(0, 0, 7, b"a" * 32, one, ()), Found(1, 0, 5, b"b" * 32, other, ())]
+    assert by_tokens(records, [email(1)]).tokens == (email(1), user(1))
+    assert by_tokens(records[1:], [email(1)]).tokens == (email(1), user(2))
+    gone = [*records, Found(0, 1, 8, b"a" * 32, None, ())]
+    assert by_tokens(gone, [email(1)]).tokens == (email(1), user(2))
+
+
+def test_somebody_without_a_profile_is_known_by_the_identifier_alone_and_a_group_is_nobody() -> None:
+    nobody = by_tokens([], [email(1), email(2)])
+    assert (nobody.profile_id, nobody.tokens) == (None, (email(1), email(2)))
+    with pytest.raises(Misuse, match="group"):
+        by_tokens([], ["group_id.1." + "0" * 32])
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_before_the_erasure_everything_is_readable_and_after_it_nothing_but_copies(first: int) -> None:
+    story = told()
+    ann = story.person(token_of(story, first))
+    before = story.places(ann.tokens)
+    assert {name: place.live > 0 for name, place in before.items() if name != "profiles"} == {
+        "subject-keys": True,
+        "tokens": True,
+        "evidence": not first,  # of bob nothing but his root has events
+    }
+    story.erase(ann)
+    after = story.places(ann.tokens)
+    assert {name: place.live for name, place in after.items()} == {
+        "subject-keys": 0,
+        "tokens": 0,
+        "evidence": 0,
+        "profiles": 0,
+    }
+    copied = {name for name, place in after.items() if place.copies}
+    assert copied == {name for name, place in before.items() if place.live} | {"profiles"}, (
+        "the changelogs are whole yet"
+    )
+    assert not by_tokens(story.profiles, ann.tokens[:1]).profile
+    assert story.person(token_of(story, 3 - first)).profile
+
+
+def test_rows_of_one_identifier_are_its_own_and_not_those_of_its_root() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    assert sorted(story.places([token])["evidence"].live for token in ann.tokens) == [0, 0, 1]
+
+
+def test_what_stands_again_is_found() -> None:
+    """The report does not take the legs' word for it: rows of before, put back, are seen."""
+    story = told()
+    ann = story.person(token_of(story, 0))
+    logs = {name: list(log) for name, log in story.logs.items()}
+    profile = next(r for r in reversed(story.profiles) if r.key == (ann.profile_id or "").encode())
+    story.erase(ann)
+    for name, log in logs.items():
+        story.logs[name] += log
+    assert {name for name, place in story.places(ann.tokens).items() if place.live} == set(logs)
+    story = told()
+    story.erase(ann)
+    log = story.world.topics["profiles"][profile.partition]
+    log.append(msgspec.structs.replace(log[0], key=profile.key, value=profile.value, offset=len(log)))
+    assert story.places(ann.tokens)["profiles"].live == 1
+
+
+def test_whoever_comes_back_is_somebody_new_and_does_not_count_as_left() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    story.erase(ann)
+    left = story.places(ann.tokens)
+    story.send(signed_up("ann", 2), looked("ann", 3))
+    again = story.person(token_of(story, 0))
+    assert again.profile_id not in (None, ann.profile_id)
+    assert {name: p.live for name, p in story.places(ann.tokens).items()} == {name: p.live for name, p in left.items()}
+
+
+def test_copies_under_a_destroyed_epoch_are_not_readable() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    story.erase(ann)
+    marks = dict.fromkeys(spots(ann.tokens, 1)) | dict(protected(story.protected, ERASURE))
+    assert places.subject_keys(story.logs["subject-keys"], marks, []).clean
+
+
+def test_only_markers_of_the_erasure_are_seen() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    story.erase(ann)
+    assert {spot for spot, _ in protected(story.protected, ERASURE)} == {(token, 0) for token in ann.tokens}
+    assert not list(protected(story.protected, "f" * 32))
+    assert spots(["a", "b"], 2) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    event = (story.protected[0].value or b"").replace(b'"clear":{', b'"clear":{"erasure":"%s",' % ERASURE.encode())
+    assert ERASURE.encode() in event
+    loud = [Found(0, 0, 0, b"k", value, ()) for value in (b"", b"{", b'{"clear":"%s"}' % ERASURE.encode(), None, event)]
+    assert not list(protected(loud, ERASURE))
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+def exported(story: Story, *tokens: str) -> tuple[list[dict[str, Any]], Held]:
+    person = story.person(*tokens)
+    held = Held(person, keys_of(story.logs["subject-keys"], person, ring().epochs()))
+    return [json.loads(line) for line in held.lines([*story.protected, *story.protected])], held
+
+
+def test_an_export_has_each_event_of_the_person_once_and_opened() -> None:
+    story = told()
+    lines, held = exported(story, token_of(story, 0))
+    first, *events, last = lines
+    assert first["person"]["profile"]["traits"]["plan"] == "plan-of-ann"
+    assert len(events) == held.events == 3
+    opened = [line["event"]["opened"] for line in events]
+    assert opened[0]["traits.name"] == f"ann {CANARY}"
+    assert opened[0]["traits.email"] == "ann@example.com"
+    assert last["held"] == {"events": 3, "opened": held.opened, "unreadable": 0}
+    assert "bob" not in json.dumps(lines)
+    assert not any({"sealed", "key"} & line["event"].keys() for line in events)
+
+
+def test_after_the_erasure_an_export_opens_nothing() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    before = exported(story, token_of(story, 0))[1].opened
+    story.erase(ann)
+    held = Held(ann, keys_of(story.logs["subject-keys"], ann, ring().epochs()))
+    text = b"".join(held.lines(story.protected)).decode()
+    assert (held.opened, held.unreadable) == (0, before)
+    assert CANARY not in text.replace("plan-of", "")
+    assert exported(story, token_of(story, 3))[1].unreadable == 0
+
+
+# -- audit ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_reads_back_and_its_fields_are_sorted() -> None:
+    place = Place("tokens", 0, 3)
+    record = Audited("a" * 32, 5, Action.ERASED, "olga", "T-1", None, (email(1),), (7, 0), (place,))
+    value = audit.encode(record)
+    assert audit.decode(value) == record
+    assert list(json.loads(value)) == sorted(json.loads(value))
+    assert [audit.decode(v) for v in (None, b"", b"{}", b"[1]", b"\xff")] == [None] * 5
+
+
+@pytest.mark.parametrize("ticket", ["", " ", "ann@example.com", "a b", "x" * 65, "-a", "é", "a\n"])
+def test_a_ticket_is_a_plain_reference(ticket: str) -> None:
+    with pytest.raises(Misuse, match="--ticket") as caught:
+        check_ticket(ticket)
+    assert not ticket.strip() or ticket not in str(caught.value)
+    assert check_ticket("DSR-4711/2#a") == "DSR-4711/2#a"
