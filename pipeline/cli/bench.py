@@ -103,9 +103,13 @@ def protect(
         "microseconds": {**stages, "engine": round(whole - stages["total"], 2), "worker": round(whole, 2)},
     }
     for name in against:
+        found = _figures(runs[name])
         ratios = [a.events_per_cpu_second / b.events_per_cpu_second for a, b in zip(mine, runs[name], strict=True)]
-        result[name] = {**_figures(runs[name]), "ratio_by_round": [round(r, 2) for r in ratios]}
-        result[name]["ratio"] = round(statistics.median(ratios), 2)
+        result[name] = {
+            **found,
+            "ratio_by_round": [round(r, 2) for r in ratios],
+            "ratio": round(statistics.median(ratios), 2),
+        }
     if together:
         scaled = [a / b.events_per_second for a, b in zip(together, mine, strict=True)]
         result[f"{workers}_workers"] = {
@@ -230,8 +234,9 @@ def identify(
         "microseconds": {"worker": round(1e6 / found.steady.events_per_cpu_second, 2)},
     }
     for name, peer in found.peers.items():
+        measured = _figures([peer])
         ratio = found.steady.events_per_cpu_second / peer.events_per_cpu_second
-        result[name] = {**_figures([peer]), "ratio": round(ratio, 2)}
+        result[name] = {**measured, "ratio": round(ratio, 2)}
     _show(result, as_json)
 
 
@@ -369,6 +374,10 @@ def _say(message: str) -> None:
 
 
 def _figures(runs: list[Any]) -> dict[str, Any]:
+    """`Misuse` if a run was over before its steady part began."""
+    if not all(r.events_per_cpu_second for r in runs):
+        raise Misuse("too few events to measure by: all were done in one step; give more")
+
     def median(of: Callable[[Any], float]) -> int:
         return round(statistics.median(of(r) for r in runs))
 

@@ -13,7 +13,7 @@ twice: not counted again), `ignored` (`consent`: a purpose that is no plain name
 a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
 `overflow` (a link beyond those that are kept of a token), `erasure` (a token whose facts were erased), `erased` (an
 event that came after its erasure and stands before it: not counted), `reevaluated` (a root divided again by other
-rules), `profile`, `message`. Cost by stage: `flow.identify_costs`.
+rules), `profile`, `message`. Cost: `sealstream bench identify`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class IdentifyPartition:
     # -- events ----------------------------------------------------------------------------------------------------
 
     def _events(self, batch: SourceBatch) -> None:
-        # A hot loop: 6 µs an event of a known token (flow.identify_costs measures it by part).
+        # A hot loop: 6 µs an event of a known token.
         decode, content_of, streams = self._decode, self._content, self._streams
         resolver, rules = self._resolver, self._rules
         rows, folded, reborn = resolver.rows, resolver.folded, resolver.reborn
