@@ -27,7 +27,7 @@ from bench.folding import Folding
 from pipeline.adapters import schema_files
 from pipeline.adapters.partitioner import partitions
 from pipeline.adapters.reader import Found
-from pipeline.crypto.subjects import row_key
+from pipeline.crypto.subject_rows import row_key
 from pipeline.events import EventIds, Origin, ProtectedEvent, SubjectRef, Topic
 from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import Out

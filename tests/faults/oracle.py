@@ -18,6 +18,8 @@ from tests.integration.tools import Got
 Origin = tuple[str, int, int]
 """Incarnation, partition, offset."""
 _SHOWN = 5
+VERIFY_SECONDS = 3_600
+"""A long plan leaves millions of events."""
 
 
 class Ledger:
@@ -130,7 +132,7 @@ def judge(pipeline: Stands, incarnation: str, raw: set[Origin], canaries: Mappin
 
 def findings(pipeline: Pipeline, late: int) -> tuple[str, ...]:
     """What `sealstream verify` finds of a pipeline at rest, but that `late` records came out of order."""
-    done = pipeline.command("verify", "--json", "--wait", "60")
+    done = pipeline.command("verify", "--json", "--wait", "60", timeout=VERIFY_SECONDS)
     try:
         report = msgspec.json.decode(done.stdout, type=Report)
     except msgspec.DecodeError:

@@ -38,14 +38,14 @@ class Pipeline:
         }
         keyfile.create(directory / "keys.json", KeyRing.generate(os.urandom, int(time.time() * 1000)))
 
-    def command(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run a `sealstream` command to its end."""
+    def command(self, *args: str, stdin: bytes = b"", timeout: float = 600) -> subprocess.CompletedProcess[bytes]:
+        """Run a `sealstream` command to its end, within `timeout` seconds."""
         return subprocess.run(
             [sys.executable, "-m", "pipeline", *args],
             input=stdin,
             capture_output=True,
             env={**os.environ, **self.env},
-            timeout=600,
+            timeout=timeout,
             check=False,
         )
 
