@@ -15,6 +15,7 @@ import pytest
 from bench import subject_keys
 from bench.measure import Running
 from bench.recovery import recover
+from bench.rocks_table import RocksTable
 from pipeline import wiring
 from pipeline.adapters import keyfile
 
@@ -35,10 +36,7 @@ def test_every_key_is_found_again(made: Path) -> None:
 
 
 def test_keys_on_rocksdb_are_found_again(made: Path) -> None:
-    pytest.importorskip("rocksdict")
     assert subject_keys.on_rocksdb(300, made)["disk_bytes_each"] > 100
-    from bench.rocks_table import RocksTable
-
     table = RocksTable(made / "rocksdb")
     rows = dict(subject_keys._rows(made))
     assert dict(table.items()) == rows
