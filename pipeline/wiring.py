@@ -422,7 +422,7 @@ def rights(config: Settings, show: Show) -> Iterator[Topics]:
 def erasing(config: Settings, record: Audited, topics: Topics) -> Iterator[Erasing]:
     from .rights.run import Erasing
 
-    openable = key_ring(config).epochs().kek_ids
+    openable = key_ring(config).epoch_names()
     with ExitStack() as stack:
         database = None
         if config.serve_database is not None or (config.state_dir / "profiles.db").exists():

@@ -133,14 +133,15 @@ def export(subject: str, to: Path, ticket: str | None, operator: str | None, key
 def _asked(
     config: settings.Settings, topics: Topics, action: Action, subject: str, ticket: str | None, operator: str | None
 ) -> tuple[Audited, Person]:
-    """Find the person, and write down what is to be done."""
+    """Find the person, and return what is to be written down; wrong use is told before anything is read."""
+    ticket, actor = check_ticket(ticket or ""), identifiers.operator(operator)
     person = _person(config, topics, subject)
     record = Audited(
         uuid.uuid4().hex,
         _now(),
         action,
-        identifiers.operator(operator),
-        check_ticket(ticket or ""),
+        actor,
+        ticket,
         person.profile_id,
         person.tokens,
         topics.ends(Topic.PROTECTED) if action is Action.ERASE else (),

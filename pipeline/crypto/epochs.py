@@ -39,11 +39,6 @@ class Epochs:
     def in_use(self) -> Kek:
         return self._in_use
 
-    @property
-    def kek_ids(self) -> frozenset[str]:
-        """The ids (16 hex) of all that it unwraps under."""
-        return frozenset(kek.kek_id for kek in (*self._by_head.values(), self._ring) if isinstance(kek, LocalKek))
-
     def advance(self, now: int) -> None:
         """It is `now` (ms) on the wall's clock, and not the time of a record: a row is wrapped when it is made.
 

@@ -34,10 +34,6 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     until: int | None = None
     note: str = ""
 
-    @property
-    def clean(self) -> bool:
-        return not self.live and self.copies == 0
-
 
 class Audited(msgspec.Struct, frozen=True, omit_defaults=True):
     """`ends`: those of the partitions of `events.protected`, before the markers of an erasure were sent."""

@@ -54,7 +54,7 @@ class Held:
 
     def __init__(self, person: Person, key_of: KeyOf) -> None:
         self._person = person
-        self._keys = {token.encode(): token for token in person.tokens}
+        self._anchors = {token.encode() for token in person.tokens}
         self._key_of = key_of
         self._seen: set[str] = set()
         self.events = self.opened = self.unreadable = 0
@@ -67,7 +67,7 @@ class Held:
             first["profile"] = msgspec.Raw(person.profile)
         yield _encode({"person": first})
         for found in protected:
-            if found.key in self._keys and found.value is not None:
+            if found.key in self._anchors and found.value is not None:
                 line = self._event(found.value)
                 if line is not None:
                     yield line

@@ -9,9 +9,8 @@ import msgspec
 from ..adapters.reader import Found
 from ..errors import Misuse
 from ..explain.standing import newest, today
+from ..stages.fold import GROUP
 from ..stages.profile_records import profile_id, said
-
-GROUP = "group_id"
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -63,6 +62,6 @@ def _person(profiles: Iterable[Found], ident: str, partition: int, tokens: Seque
 
 
 def _checked(person: Person) -> Person:
-    if any(token.partition(".")[0] == GROUP for token in person.tokens):
+    if any(token.startswith(GROUP) for token in person.tokens):
         raise Misuse("this is a group, and no person")
     return person

@@ -14,9 +14,9 @@ from ..crypto import subject_rows
 from ..crypto.subject_rows import Erasure, KeyRow
 from ..errors import Corrupt
 from ..events import Origin
-from ..stages.identity_rows import DIGEST, Facts, Row, decode_facts, decode_row, digest_of, pack, profile_id
-from ..stages.profile_records import profile_id as ident_of
-from ..stages.profile_records import said
+from ..stages.compose import erased_ids
+from ..stages.identity_rows import DIGEST, Facts, Row, decode_facts, decode_row, digest_of, pack
+from ..stages.profile_records import profile_id, said
 from .audit import Place
 from .markers import Spot
 
@@ -45,8 +45,12 @@ def subject_keys(records: Iterable[Found], marks: Mapping[Spot, Origin | None], 
     for found in records:
         if is_row(found.key) and found.key.partition(b"\0")[0] in subjects:
             row = None if found.value is None else _row(found.key, found.value)
-            old = isinstance(row, KeyRow) and _made_before(row, marks.get((row.subject, found.partition)))
-            ledger.take(found, old and isinstance(row, KeyRow) and row.kek_id in openable)
+            ledger.take(
+                found,
+                isinstance(row, KeyRow)
+                and _made_before(row, marks.get((row.subject, found.partition)))
+                and row.kek_id in openable,
+            )
     return ledger.place("subject-keys", "at once by `keys rotate subjects`, and `keys destroy` of the epoch before")
 
 
@@ -99,7 +103,7 @@ class Rows:
             self._eras[token] = 1 << 62  # all of it
             return
         self._eras[token] = facts.erasures
-        self._gone |= {profile_id(facts, birth).hex() for birth in facts.gone}
+        self._gone |= {ident.hex() for ident in erased_ids(facts)}
 
     def _is_old(self, token: str, facts: Facts | None) -> bool:
         if facts is None or facts.erasures >= self._eras.get(token, 0):
@@ -120,7 +124,7 @@ class Rows:
         ledger = _Ledger()
         named = frozenset(self._packed.values())
         for found in records:
-            ident = ident_of(found.key)
+            ident = profile_id(found.key)
             if ident is None:
                 continue
             content = None if found.value is None else said(found.value)

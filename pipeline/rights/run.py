@@ -89,9 +89,10 @@ class Erasing:
         tell("waiting for the identify leg")
         while not self._identified() and self._clock() < until:
             time.sleep(_POLL_SECONDS)
+        by_time = self._by_time(now)
         while True:
             began = self._clock()
-            left = self._left(len(missing), now)
+            left = self._left(len(missing), by_time)
             took = self._clock() - began
             if left.done or self._clock() + took > until:
                 return left
@@ -105,7 +106,14 @@ class Erasing:
             return False
         return not self._kafka.positions.behind()["identify"]
 
-    def _left(self, missing: int, now: int) -> Left:
+    def _by_time(self, now: int) -> list[Place]:
+        kept = self._kafka.retentions(BY_TIME)
+        return [
+            Place(topic, 0, None, None if (ms := kept[topic]) is None else now + ms, note)
+            for topic, note in BY_TIME.items()
+        ]
+
+    def _left(self, missing: int, by_time: list[Place]) -> Left:
         kafka, record = self._kafka, self._record
         rows = places.Rows(record.tokens, record.id, record.time)
 
@@ -122,8 +130,6 @@ class Erasing:
         ]
         if self._database is not None:
             found.append(rows.database(self._database))
-        for topic, note in BY_TIME.items():
-            kept = kafka.retention(topic)
-            found.append(Place(topic, 0, None, None if kept is None else now + kept, note))
+        found += by_time
         done = not missing and not any(place.live for place in found)
         return Left(record.id, done, len(self.wanted), missing, tuple(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..adapters.positions import Positions
 from ..adapters.reader import Found, Reader
@@ -43,11 +43,11 @@ class Topics:
         """Of its partitions, in their order."""
         return tuple(end for _, (_, end) in sorted(self.positions.bounds(topic).items()))
 
-    def retention(self, topic: str) -> int | None:
-        """How long a topic keeps its records (ms); None: for ever."""
-        (made,) = as_made(*self._kafka, [self._name_of(topic)])
-        kept = int(made.config.get("retention.ms", "-1"))
-        return None if kept < 0 else kept
+    def retentions(self, topics: Collection[str]) -> dict[str, int | None]:
+        """How long topics keep their records (ms); None: for ever."""
+        names = {self._name_of(topic): topic for topic in topics}
+        kept = {names[made.name]: int(made.config.get("retention.ms", "-1")) for made in as_made(*self._kafka, names)}
+        return {topic: None if ms < 0 else ms for topic, ms in kept.items()}
 
     def send(self, markers: Iterable[Marker], now: int) -> None:
         """Write markers to their partitions; they are on the broker then. `Transient` if they are not: some may be."""

@@ -82,7 +82,7 @@ class Story:
         marks: dict[Spot, Any] = {spot: found.get(spot) for spot in spots(tokens, 1)}
         rows = places.Rows(tokens, ERASURE, AT)
         told = [
-            places.subject_keys(self.logs["subject-keys"], marks, ring().epochs().kek_ids),
+            places.subject_keys(self.logs["subject-keys"], marks, ring().epoch_names()),
             rows.tokens(self.logs["tokens"]),
             rows.evidence(self.logs["evidence"]),
             rows.profiles(self.profiles),
