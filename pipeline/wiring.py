@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files
+from .adapters.changelog import last_values, standing
 from .adapters.kek_lease import KekLease
 from .adapters.key_uses import KeyUses
 from .adapters.memory_table import MemoryTable
@@ -24,6 +25,7 @@ from .adapters.refold import Refold
 from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
 from .adapters.rules_version import RulesVersion
 from .adapters.standstill import blockers
+from .adapters.topic_specs import SUBJECT_KEYS
 from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
 from .crypto.aead import KEY_BYTES
@@ -154,9 +156,6 @@ def subject_rows(config: Settings) -> dict[tuple[int, bytes], bytes]:
 
     Needs the broker, and 0.4 kB a row.
     """
-    from .verify.log import last_values, standing
-    from .verify.run import SUBJECT_KEYS
-
     with Reader(*_kafka(config), _topic_of(config, SUBJECT_KEYS)) as reader:
         rows = last_values(standing(reader))
     return {place: found.value for place, found in rows.items() if found.value is not None}
@@ -433,7 +432,6 @@ def erasing(config: Settings, record: Audited, topics: Topics) -> Iterator[Erasi
 def held(config: Settings, person: Person, topics: Topics) -> Held:
     """Return what opens all that is sealed of a person, with the keys as they stand."""
     from .rights.held import Held, keys_of
-    from .rights.run import SUBJECT_KEYS
 
     with topics.read(SUBJECT_KEYS) as reader:
         return Held(person, keys_of(topics.show("keys", reader), person, key_ring(config).epochs()))

@@ -61,6 +61,9 @@ CHANGELOGS: tuple[tuple[str, str], ...] = (
 )
 """(leg, table) of every state table; wiring asserts that the legs say the same."""
 
+SUBJECT_KEYS, TOKENS, EVIDENCE = "protect/subject-keys", "identify/tokens", "identify/evidence"
+"""Changelogs by the names that commands go by, "<leg>/<table>"."""
+
 SECRETS = frozenset({("protect", "subject-keys")})
 """Tables whose deleted rows must leave the disk soon (erasure, DESIGN §5)."""
 

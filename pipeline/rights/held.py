@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ..adapters.changelog import last_values, standing
 from ..adapters.memory_table import MemoryTable
 from ..adapters.reader import Found
-from ..adapters.topic_specs import is_row
 from ..crypto.epochs import Epochs
 from ..crypto.seal import SealBroken, SealPath, SubjectKey
 from ..crypto.subjects import SubjectKeys
@@ -35,12 +35,9 @@ def keys_of(records: Iterable[Found], person: Person, epochs: Epochs) -> KeyOf:
     """Return what finds the person's keys; `records`: of the changelog of `subject-keys`."""
     subjects = {token.encode() for token in person.tokens}
     tables: dict[int, MemoryTable] = defaultdict(MemoryTable)
-    for found in records:
-        if is_row(found.key) and found.key.partition(b"\0")[0] in subjects:
-            if found.value is None:
-                tables[found.partition].delete(found.key)
-            else:
-                tables[found.partition].put(found.key, found.value)
+    own = (found for found in standing(records) if (found.key or b"").partition(b"\0")[0] in subjects)
+    for (number, key), found in last_values(own).items():
+        tables[number].put(key, found.value or b"")
     keys = {number: SubjectKeys(table, epochs) for number, table in tables.items()}
 
     def key_of(partition: int, subject: str, key_id: bytes) -> SubjectKey | None:

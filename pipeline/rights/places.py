@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from ..adapters.changelog import standing
 from ..adapters.reader import Found
-from ..adapters.topic_specs import is_row
 from ..crypto import subject_rows
 from ..crypto.subject_rows import Erasure, KeyRow
 from ..errors import Corrupt
@@ -42,9 +42,10 @@ def subject_keys(records: Iterable[Found], marks: Mapping[Spot, Origin | None], 
     """The keys of before. `openable`: ids of the KEKs (epochs, and the ring's) that are not destroyed."""
     subjects = {token.encode() for token, _ in marks}
     ledger = _Ledger()
-    for found in records:
-        if is_row(found.key) and found.key.partition(b"\0")[0] in subjects:
-            row = None if found.value is None else _row(found.key, found.value)
+    for found in standing(records):
+        key = found.key or b""
+        if key.partition(b"\0")[0] in subjects:
+            row = None if found.value is None else _row(key, found.value)
             ledger.take(
                 found,
                 isinstance(row, KeyRow)

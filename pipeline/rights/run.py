@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 import msgspec
 
 from ..adapters.reader import Found
+from ..adapters.topic_specs import EVIDENCE, SUBJECT_KEYS, TOKENS
 from ..events import Origin, Topic
 from . import places
 from .audit import Audited, Place
@@ -15,7 +16,6 @@ from .markers import Spot, markers, protected, spots
 from .topics import Topics
 
 _POLL_SECONDS = 0.5
-SUBJECT_KEYS, TOKENS, EVIDENCE = "protect/subject-keys", "identify/tokens", "identify/evidence"
 
 BY_TIME = {
     Topic.RAW: "as it was sent; what its producer sealed, while the producers key is there",

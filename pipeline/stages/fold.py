@@ -35,6 +35,7 @@ from .identity_rows import (
     Seen,
     Visits,
     digest_of,
+    entry_at,
     later,
     well_formed,
 )
@@ -114,7 +115,7 @@ def fold(row: Row, event: Event, stream: str, content: Content | None, rules: Ru
         hashing.update(framed.encode())
         digest = hashing.digest()
         at_byte = recent.find(digest)
-        if at_byte >= 0 and (not at_byte % _DIGEST or _is_recent(recent, digest)):
+        if at_byte >= 0 and (not at_byte % _DIGEST or entry_at(digest, recent, _DIGEST) >= 0):
             repeated = True
         elif len(recent) < window:
             row.recent = recent + digest
@@ -264,10 +265,7 @@ def meet(row: Row, token: str, most: int) -> bool | None:
 
 def _with_digest(packed: bytes, digest: bytes) -> bytes:
     """`packed`, digests of one prefix, with one more; the same object if it is there."""
-    at = packed.find(digest)
-    while at >= 0 and at % DIGEST:  # across two of them
-        at = packed.find(digest, at + 1)
-    return packed if at >= 0 else packed + digest
+    return packed if entry_at(digest, packed, DIGEST) >= 0 else packed + digest
 
 
 def visit(row: Row, token: str, most: int) -> bool:
@@ -386,13 +384,6 @@ def _bytes(offsets: array[int]) -> bytes:
 
 
 # -- messages that were sent twice --------------------------------------------------------------------------------
-
-
-def _is_recent(recent: bytes, digest: bytes) -> bool:
-    at = recent.find(digest)
-    while at >= 0 and at % _DIGEST:  # across two of them
-        at = recent.find(digest, at + 1)
-    return at >= 0
 
 
 def _remember(row: Row, recent: bytes, window: int) -> None:

@@ -304,6 +304,14 @@ def unpack(packed: bytes) -> str:
     return packed[:-DIGEST].decode() + packed[-DIGEST:].hex()
 
 
+def entry_at(digest: bytes, packed: bytes, size: int) -> int:
+    """Return where the entry that begins with `digest` begins, of entries of `size` bytes; -1: there is none."""
+    at = packed.find(digest)
+    while at >= 0 and at % size:
+        at = packed.find(digest, at + 1)
+    return at
+
+
 def digest_of(token: str) -> bytes:
     return bytes.fromhex(token[-_HEX:])
 

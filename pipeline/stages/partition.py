@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..events import DAY, Conflict
-from .identity_rows import DIGEST, Facts, kind_of, kind_rank
+from .identity_rows import DIGEST, Facts, entry_at, kind_of, kind_rank
 from .link import Rules
 
 LINK = struct.Struct(f"<{DIGEST}sq16sq")
@@ -43,7 +43,7 @@ class Partition(NamedTuple):
 
 def with_link(packed: bytes, digest: bytes, time: int, event_id: bytes, day: int) -> bytes:
     """The links of one prefix with one more event; the same object if it tells nothing new."""
-    at = _find(packed, digest)
+    at = entry_at(digest, packed, LINK.size)
     if at < 0:
         return packed + LINK.pack(digest, time, event_id, day)
     _, first, first_id, last = LINK.unpack_from(packed, at)
@@ -52,13 +52,6 @@ def with_link(packed: bytes, digest: bytes, time: int, event_id: bytes, day: int
             return packed
         time, event_id = first, first_id
     return packed[:at] + LINK.pack(digest, time, event_id, max(day, last)) + packed[at + LINK.size :]
-
-
-def _find(packed: bytes, digest: bytes) -> int:
-    at = packed.find(digest)
-    while at % LINK.size and at >= 0:
-        at = packed.find(digest, at + 1)
-    return at
 
 
 class Partitioner:

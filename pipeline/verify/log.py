@@ -1,18 +1,14 @@
-"""What the checks read: topics between two offsets, and the last values of a changelog."""
+"""What the checks read: topics between two offsets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from ..adapters.reader import Found
-from ..adapters.topic_specs import is_row
 from ..events import Origin
-
-Row = tuple[int, bytes]
-"""Partition and key of a changelog's record: what one table row is."""
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -67,20 +63,3 @@ class Snapshot(msgspec.Struct, frozen=True):
     settled: bool
     earlier: tuple[int, ...] = ()
     """Numbers of partitions that the topics had before they grew (`adapters.resize`)."""
-
-
-def standing(records: Iterable[Found]) -> Iterator[Found]:
-    """The records of a changelog that are rows or delete one, in their order."""
-    return (found for found in records if is_row(found.key))
-
-
-def last_values(records: Iterable[Found]) -> dict[Row, Found]:
-    """What is left of a changelog's `standing` records: the last of each row, without deleted ones."""
-    last: dict[Row, Found] = {}
-    for found in records:
-        assert found.key is not None
-        if found.value is None:
-            last.pop((found.partition, found.key), None)
-        else:
-            last[found.partition, found.key] = found
-    return last

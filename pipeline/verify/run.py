@@ -14,8 +14,10 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
+from ..adapters.changelog import standing
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
+from ..adapters.topic_specs import EVIDENCE, SUBJECT_KEYS, TOKENS
 from ..events import ORDERS, Origin, Profile, ProtectedEvent, Topic
 from ..stages.content import Event
 from ..stages.fold import GROUP
@@ -28,13 +30,10 @@ from .account import Account
 from .buckets import Buckets, Kind, Pairs, batched, id_of, id_of_digest
 from .findings import Check, Findings, Report
 from .keys import Keys
-from .log import Progress, Snapshot, standing, unseen
+from .log import Progress, Snapshot, unseen
 from .profiles import Profiles
 from .tables import Known, Person, Tables
 
-SUBJECT_KEYS = "protect/subject-keys"
-TOKENS = "identify/tokens"
-EVIDENCE = "identify/evidence"
 LOGS = (
     *(t.value for t in (Topic.RAW, Topic.PROTECTED, Topic.REJECTED, Topic.RESOLVED, Topic.PROFILES)),
     SUBJECT_KEYS,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import numpy as np
 
+from ..adapters.changelog import last_values
 from ..adapters.partitioner import partitions
 from ..adapters.reader import Found
 from ..errors import Corrupt
@@ -32,7 +33,7 @@ from ..stages.identity_rows import (
     unpack_members,
 )
 from .findings import Check, Findings
-from .log import Log, last_values
+from .log import Log
 
 _COUNTED = "a row does not count each origin of its token once"
 _POINTERS = "pointers of one profile do not lead to one root"

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pipeline.adapters.topic_specs import CLAIM
+from pipeline.adapters.topic_specs import CLAIM, EVIDENCE, SUBJECT_KEYS, TOKENS
 from pipeline.errors import Transient
 from pipeline.events import ERASE, Merged, Origin, ProtectedEvent, Topic, event_id
 from pipeline.stages.identity_rows import Row, decode_row, encode, pack, unpack
@@ -31,7 +31,6 @@ from pipeline.stages.reference import profile_id
 from pipeline.verify import buckets
 from pipeline.verify.findings import Check
 from pipeline.verify.log import Log
-from pipeline.verify.run import EVIDENCE, SUBJECT_KEYS, TOKENS
 
 from .world import EARLIER, NOW, PARTITIONS, Topology, made, partition_of, place
 

@@ -14,12 +14,13 @@ import msgspec
 
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.adapters.reader import Found
+from pipeline.adapters.topic_specs import EVIDENCE, SUBJECT_KEYS, TOKENS
 from pipeline.demo import story
 from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
 from pipeline.verify.findings import Check, Finding, Report
 from pipeline.verify.log import Log, Snapshot
-from pipeline.verify.run import EVIDENCE, LOGS, SUBJECT_KEYS, TOKENS, verify
+from pipeline.verify.run import LOGS, verify
 from tests.flow.identity_world import RULES, World, partition_of
 from tests.stages.event_world import RECEIVED, registry, ring, rules
 
