@@ -16,8 +16,9 @@ from bench.measure import Measured, Running, cpu_seconds, rss_bytes, throughput
 from bench.protect import JAVA, PYTHON, java
 from bench.recovery import Recovered, recover
 from bench.setting import Setting, setting
+from pipeline.adapters.changelog import standing
 from pipeline.adapters.reader import Reader
-from pipeline.adapters.topic_specs import changelog_name, is_row
+from pipeline.adapters.topic_specs import changelog_name
 from pipeline.events import Topic
 from pipeline.flow.identify import IdentifyLeg
 
@@ -76,11 +77,11 @@ def ours(
 
 
 def _rows(bootstrap: str, changelog: str) -> int:
-    standing: dict[bytes, bool] = {}
-    for record in Reader(bootstrap, {}, changelog):
-        if is_row(record.key):
-            standing[record.key] = record.value is not None
-    return sum(standing.values())
+    left: dict[bytes | None, bool] = {}
+    with Reader(bootstrap, {}, changelog) as reader:
+        for record in standing(reader):
+            left[record.key] = record.value is not None
+    return sum(left.values())
 
 
 def _peer(name: str, s: Setting, topic: str, total: int, share: float, say: Callable[[str], None]) -> Measured:

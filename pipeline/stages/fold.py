@@ -37,6 +37,7 @@ from .identity_rows import (
     digest_of,
     entry_at,
     later,
+    tokens_of,
     well_formed,
 )
 from .link import Rules
@@ -282,12 +283,8 @@ def visit(row: Row, token: str, most: int) -> bool:
 
 def visited(row: Row) -> list[str]:
     """The groups that events of `row`'s token have named since it was erased last, sorted."""
-    named = {prefix + digests[i : i + DIGEST].hex() for prefix, digests in row.visited.items() for i in _every(digests)}
+    named = {token for prefix, digests in row.visited.items() for token in tokens_of(prefix, digests)}
     return sorted(named if row.facts is None else named | row.facts.groups.keys())  # rows before had these alone
-
-
-def _every(digests: bytes) -> range:
-    return range(0, len(digests), DIGEST)
 
 
 def _noted(row: Row, event: Event, stream: str) -> Facts | None:

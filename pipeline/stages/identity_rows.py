@@ -312,6 +312,12 @@ def entry_at(digest: bytes, packed: bytes, size: int) -> int:
     return at
 
 
+def tokens_of(prefix: str, digests: bytes) -> list[str]:
+    """Return the tokens that have this before their digests."""
+    text = digests.hex()
+    return [prefix + text[i : i + _HEX] for i in range(0, len(text), _HEX)]
+
+
 def digest_of(token: str) -> bytes:
     return bytes.fromhex(token[-_HEX:])
 
@@ -367,8 +373,7 @@ def unpack_members(value: bytes) -> tuple[list[str], list[str], list[str]]:
     for marked, digests in found.items():
         which = (_SHARED, _FULL).index(marked[0]) + 1 if marked[:1] in (_SHARED, _FULL) else 0
         prefix = marked[1:] if which else marked
-        text = digests.hex()
-        tokens[which].extend(prefix + text[i : i + _HEX] for i in range(0, len(text), _HEX))
+        tokens[which].extend(tokens_of(prefix, digests))
     return tokens
 
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..events import DAY, Conflict
-from .identity_rows import DIGEST, Facts, entry_at, kind_of, kind_rank
+from .identity_rows import DIGEST, Facts, entry_at, kind_of, kind_rank, tokens_of
 from .link import Rules
 
 LINK = struct.Struct(f"<{DIGEST}sq16sq")
@@ -220,7 +220,7 @@ class Partitioner:
             if facts.met and kind_of(anchor) in self._priority
             for prefix, digests in facts.met.items()
             if kind_of(prefix) in self._priority
-            for token in (prefix + digests[i : i + DIGEST].hex() for i in range(0, len(digests), DIGEST))
+            for token in tokens_of(prefix, digests)
         }
 
     def _distinct(self, edges: Iterable[Pair], same: Mapping[str, str]) -> dict[str, int]:
