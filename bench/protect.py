@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import workload
 from bench.measure import Broker, Measured, Running, throughput
 from bench.setting import HERE, setting
+from bench.share import share
 from pipeline.errors import Misuse
 from pipeline.events import Topic
 
@@ -33,13 +34,18 @@ def ours(bootstrap: str, events: int, seed: int, say: Say) -> Measured:
             return throughput(worker, lambda: s.broker.end(*outputs), events)
 
 
-def shared(bootstrap: str, events: int, workers: int, seed: int, say: Say) -> float:
-    """Events per second that several workers do together, from the moment that half of the events are done."""
+def shared(bootstrap: str, events: int, workers: int, cores: float | None, seed: int, say: Say) -> float:
+    """Events per second that `workers` do together, from the moment that half of the events are done.
+
+    `cores`: what each of them may use, at most.
+    """
     with setting(bootstrap) as s, ExitStack() as running:
         say(f"writing {events:,} events")
         s.broker.fill(s.topic(Topic.RAW), workload.events(events, seed=seed))
-        say(f"{workers} workers share the work")
+        say(f"{workers} at work" + (f", {cores} of a core each" if cores else ""))
         made = [running.enter_context(s.worker("protect")) for _ in range(workers)]
+        for worker in made if cores else ():
+            running.enter_context(share(worker.pid, cores))
         outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
         return throughput(made[0], lambda: s.broker.end(*outputs), events).events_per_second
 

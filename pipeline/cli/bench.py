@@ -56,11 +56,23 @@ def bench(context: click.Context, as_json: bool) -> None:
     "--against", multiple=True, type=click.Choice(["streams", "faust"]), help="Peers to run in the same round."
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4), help="So many beside one.")
+@click.option(
+    "--cores",
+    type=click.FloatRange(0.1, 1),
+    help="With --workers: so much of a core for each of them, where there are too few cores (Linux, as root).",
+)
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 20))
 @seeded
 @as_json
 def protect(
-    events: int, in_memory: bool, against: tuple[str, ...], workers: int, rounds: int, seed: int, as_json: bool
+    events: int,
+    in_memory: bool,
+    against: tuple[str, ...],
+    workers: int,
+    cores: float | None,
+    rounds: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """The protect leg: 560-byte events, 3 tokens, 4 sealed fields, 1 % invalid, 20,000 customers.
 
@@ -68,8 +80,10 @@ def protect(
     Examples:
       sealstream bench protect --events 1200000 --against streams --rounds 3
       sealstream bench protect --in-memory --json
-      sealstream bench protect --workers 2 --rounds 3
+      sealstream bench protect --workers 2 --cores 0.4 --rounds 3
     """
+    if cores and workers == 1:
+        raise click.UsageError("--cores goes with --workers")
     stages = _part("costs").protect(min(events, 100_000), seed)
     if in_memory:
         per_event = stages["total"]
@@ -87,6 +101,7 @@ def protect(
         return
     part = _part("protect")
     runs: dict[str, list[Any]] = {"sealstream": [], **{name: [] for name in against}}
+    alone: list[float] = []
     together: list[float] = []
     with _broker() as bootstrap:
         for _ in range(rounds):
@@ -94,7 +109,8 @@ def protect(
             for name in against:
                 runs[name].append(part.PEERS[name](bootstrap, events, seed, _say))
             if workers > 1:
-                together.append(part.shared(bootstrap, events, workers, seed, _say))
+                alone.append(part.shared(bootstrap, events, 1, cores, seed, _say))
+                together.append(part.shared(bootstrap, events, workers, cores, seed, _say))
     mine = runs["sealstream"]
     whole = 1e6 / statistics.median(m.events_per_cpu_second for m in mine)
     result = {
@@ -111,8 +127,10 @@ def protect(
             "ratio": round(statistics.median(ratios), 2),
         }
     if together:
-        scaled = [a / b.events_per_second for a, b in zip(together, mine, strict=True)]
+        scaled = [a / b for a, b in zip(together, alone, strict=True)]
         result[f"{workers}_workers"] = {
+            "cores_each": cores,
+            "alone_events_per_second": round(statistics.median(alone)),
             "events_per_second": round(statistics.median(together)),
             "ratio_by_round": [round(r, 2) for r in scaled],
             "ratio": round(statistics.median(scaled), 2),

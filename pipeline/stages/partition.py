@@ -197,11 +197,12 @@ class Partitioner:
         for anchor, facts in known.items():
             if facts.births:
                 first[anchor] = min(first.get(anchor, facts.first), facts.first)
+            strength = self._priority.get(kind_of(anchor), 0)  # one that links nobody has no links
             for token, time, event_id, _ in self._links(anchor, facts):
                 pair = (anchor, token) if anchor < token else (token, anchor)
                 met = edges.get(pair)
                 if met is None:
-                    strength, other = self._strength(anchor), self._strength(token)
+                    other = self._strength(token)
                     if other >= strength:
                         neighbours[token] = neighbours.get(token, 0) + 1
                     if other <= strength:
@@ -269,7 +270,8 @@ class Partitioner:
         return self._priority[kind_of(token)]
 
     def _obstacle(self, one: _Person, other: _Person, *, limits: bool) -> str | None:
-        if not one.barred.isdisjoint(other.tokens):
+        few, many = (one, other) if len(one.tokens) < len(other.tokens) else (other, one)
+        if many.barred and not many.barred.isdisjoint(few.tokens):  # each bars the other
             return "cut"
         if not limits:
             return None
