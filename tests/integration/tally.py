@@ -8,7 +8,8 @@ written), `rows` (while a changelog's records are being sent), `settled` (both d
 `recovery`, `revoked` and `assigned` (a partition, in a rebalance). Where it can it waits a moment before, in which
 commits go on: whatever was acknowledged too early is then on record. `--stop` stops it there, until somebody sends
 SIGCONT: a zombie. `--no-lease` lets it send all the same.
-`STATE_DIR/opened-N` has the rows with which the leg began on partition N.
+`STATE_DIR/opened-N` has the rows with which the leg began on partition N; `STATE_DIR/kept`, after a clean end, how many
+things Faust's consumer kept in the largest of its collections.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pipeline.worker.book import OffsetBook
 from pipeline.worker.fencing import Lease
 from pipeline.worker.output import Output
 from pipeline.worker.tables import PartitionTable
+from pipeline.worker.transport import Consumer, Transport
 
 TABLE = "tally"
 
@@ -151,6 +153,23 @@ def strike_at(point: str, nth: int, strike: Callable[[], None] = kill, moment: f
     setattr(owner, name, soon_before if asyncio.iscoroutinefunction(inner) else before)
 
 
+made: list[Consumer] = []
+
+
+class Remembered(Consumer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        made.append(self)
+
+
+def collections_of(consumer: Consumer) -> Iterator[Sized]:
+    for held in list(vars(consumer).values()):
+        if isinstance(held, dict):
+            yield from (value for value in held.values() if isinstance(value, Sized))
+        if isinstance(held, Sized):
+            yield held
+
+
 def _point(text: str) -> tuple[str, int]:
     point, nth = text.split(":")
     return point, int(nth)
@@ -181,7 +200,12 @@ def main() -> int:
         checkpoint_records=1000,
         commit_seconds=0.05,
     )
-    return run.run({TallyLeg.name: lambda: TallyLeg(args.raise_at, Path(args.state_dir))}, config, PrometheusMetrics())
+    Transport.Consumer = Remembered
+    directory = Path(args.state_dir)
+    code = run.run({TallyLeg.name: lambda: TallyLeg(args.raise_at, directory)}, config, PrometheusMetrics())
+    if code == 0:
+        (directory / "kept").write_text(str(max(map(len, collections_of(*made)))))
+    return code
 
 
 if __name__ == "__main__":
