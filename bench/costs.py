@@ -6,7 +6,6 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from bench import workload
 from bench.setting import SCHEMAS
@@ -16,7 +15,7 @@ from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import EventIds, RawRecord
-from pipeline.flow.protect import AT_ONCE
+from pipeline.flow.protect import AT_ONCE, Place
 from pipeline.stages.decode import decode
 from pipeline.stages.reject import reject
 from pipeline.stages.seal import seal
@@ -34,7 +33,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
     )
     keys = SubjectKeys(MemoryTable(), ring.epochs())
     opener = ring.opener()
-    place: tuple[Any, ...] = EventIds("events.raw", "", 0), "events.raw", "", 0
+    place: Place = EventIds("events.raw", "", 0), "events.raw", "", 0
     spent = dict.fromkeys(("unseal", "decode", "tokenize", "seal", "reject"), 0.0)
     for measured in (False, True):
         for records in _batches(events, seed):

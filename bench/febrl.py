@@ -48,7 +48,7 @@ def as_sent(record: str, fields: Fields, number: int, names: bool) -> Iterator[S
     ids = [fields.get("soc_sec_id")]
     if names:
         parts = [fields.get(name) for name in ("given_name", "surname", "date_of_birth")]
-        ids.append("|".join(parts) if all(parts) else None)
+        ids.append("|".join(part for part in parts if part) if all(parts) else None)
     for i, found in enumerate(ids):
         traits = {"id": found} if found else {}
         event = {

@@ -12,7 +12,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
@@ -130,4 +130,5 @@ def _rss() -> int:
 
 if __name__ == "__main__":
     gc.set_threshold(400_000, 20, 100)  # as in a worker
-    print(json.dumps({"memory": memory, "merges": merges}[sys.argv[1]](int(sys.argv[2]))))
+    measure: dict[str, Callable[[int], dict[str, float]]] = {"memory": memory, "merges": merges}
+    print(json.dumps(measure[sys.argv[1]](int(sys.argv[2]))))

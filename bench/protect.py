@@ -44,8 +44,9 @@ def shared(bootstrap: str, events: int, workers: int, cores: float | None, seed:
         s.broker.fill(s.topic(Topic.RAW), workload.events(events, seed=seed))
         say(f"{workers} at work" + (f", {cores} of a core each" if cores else ""))
         made = [running.enter_context(s.worker("protect")) for _ in range(workers)]
-        for worker in made if cores else ():
-            running.enter_context(share(worker.pid, cores))
+        for worker in made:
+            if cores:
+                running.enter_context(share(worker.pid, cores))
         outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
         return throughput(made[0], lambda: s.broker.end(*outputs), events).events_per_second
 

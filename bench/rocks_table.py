@@ -35,7 +35,7 @@ class RocksTable:
         self._db.delete(key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self._db.items())
+        yield from self._db.items()
 
     def __len__(self) -> int:
         return sum(1 for _ in self.items())

@@ -27,13 +27,14 @@ from bench.folding import Folding
 from pipeline.adapters import schema_files
 from pipeline.adapters.partitioner import partitions
 from pipeline.adapters.reader import Found
+from pipeline.adapters.topic_specs import EVIDENCE, SUBJECT_KEYS, TOKENS
 from pipeline.crypto.subject_rows import row_key
 from pipeline.events import EventIds, Origin, ProtectedEvent, SubjectRef, Topic
 from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import Out
 from pipeline.stages.link import Rules, load_rules
 from pipeline.verify.log import Log, Snapshot
-from pipeline.verify.run import EVIDENCE, LOGS, SUBJECT_KEYS, TOKENS, verify
+from pipeline.verify.run import LOGS, verify
 
 PARTITIONS = 4
 PER_PERSON = 50

@@ -102,7 +102,7 @@ def _event(rng: random.Random, i: int, customer: int, anonymous: str, now: int) 
         event["context"]["page"] = {"path": "/account/settings", "title": "Your account"}
         return event
     name = _NAMES[min(3, int(rng.expovariate(1.1)))]
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"productId": sku, "name": title, "price": price, "quantity": rng.randrange(1, 4)}
         for sku, title, price in rng.sample(_SHOP, 2 if name == "Order Completed" else 1)
     ]
