@@ -95,6 +95,20 @@ class Acknowledged(Protocol):
 
 
 @runtime_checkable
+class Streaming(Protocol):
+    """A partition leg with output that need not wait for its state: it leaves between checkpoints, while there is lag.
+
+    So the state can take in more before it is written, each key once.
+    """
+
+    def outputs(self) -> dict[str, list[Out]]:
+        """Topic → records since the last call; `drain` has the rest. Acknowledged with the checkpoint after them."""
+
+    def held(self) -> int:
+        """How many rows and records wait for the next `drain`, outputs left out."""
+
+
+@runtime_checkable
 class Dependent(Protocol):
     """A leg that takes batches in only while something outside is there."""
 
@@ -117,7 +131,7 @@ class Leg(Protocol):
 
     @property
     def stretch(self) -> int:
-        """How many times the usual records a checkpoint may take in while the stream lags: more than 1 where what they
+        """How many times the usual records a checkpoint may hold while the stream lags: more than 1 where what they
         cause for one key is written once."""
 
     @property

@@ -124,6 +124,8 @@ class IdentifyPartition:
         self._resolver = Resolver(leg.rules, tokens, evidence)
         self._streams: dict[tuple[str, str], str] = {}
         self._resolved: list[Out] = []
+        self._sent = 0
+        """Of `resolved`, what has left by `outputs` since the last `drain`."""
         self._duplicates = self._repeated = 0
         self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
@@ -146,11 +148,20 @@ class IdentifyPartition:
     def repeat(self, table: str, keys: Collection[bytes]) -> None:
         self._resolver.repeat(keys)
 
+    def outputs(self) -> dict[str, list[Out]]:
+        """`ports.Streaming`: an event's profile is what is known when it comes; a replay may know more."""
+        resolved, self._resolved = self._resolved, []
+        self._sent += len(resolved)
+        return {Topic.RESOLVED.value: resolved}
+
+    def held(self) -> int:
+        return self._resolver.held()
+
     def drain(self) -> Effects:
         profiles, messages = self._resolver.flush()
         resolved, self._resolved = self._resolved, []
         counts = {
-            ("resolved", ""): len(resolved),
+            ("resolved", ""): self._sent + len(resolved),
             ("duplicate", ""): self._duplicates,
             ("repeated", ""): self._repeated,
             ("ignored", "consent"): self._ignored_consents,
@@ -164,7 +175,7 @@ class IdentifyPartition:
             ("message", ""): len(messages),
         }
         self._duplicates = self._repeated = self._undecodable = self._overflow = 0
-        self._ignored_consents = self._ignored_values = 0
+        self._ignored_consents = self._ignored_values = self._sent = 0
         self._erased = self._erasures = 0
         self._resolver.reevaluated = 0
         self._resolver.trim(self._leg.cached())

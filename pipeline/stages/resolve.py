@@ -669,6 +669,10 @@ class Resolver:
     def _send(self, to: str, message: Message) -> None:
         self._messages.append(Out(to.encode(), encode(message), self.now))
 
+    def held(self) -> int:
+        """How many rows and messages wait for `flush`."""
+        return len(self.folded) + len(self._changed) + len(self._messages)
+
     def trim(self, most: int) -> None:
         """Forget decoded rows and clusters beyond `most` of each, those first that came first; only after `flush`."""
         if len(self._announced) > 4 * most:

@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from ..adapters.topic_specs import CLAIM, changelog_name, group_name, is_claim, is_row
 from ..errors import Corrupt, Fatal, Misuse, SealstreamError, Transient
 from ..events import SourceBatch
-from ..ports import Acknowledged, Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting
+from ..ports import Acknowledged, Dependent, Effects, Leg, LegState, Metrics, Out, PartitionLeg, Rejecting, Streaming
 from . import fencing
 from .book import OffsetBook, TopicPartition
 from .fencing import Fenced, Lease
@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_TICKS = 10
 """A changelog is looked at for other writers' records once in so many ticks."""
+STRETCH_SECONDS = 5.0
+"""For so long a leg that lags may go on with a checkpoint (`Leg.stretch`): what a crash then repeats."""
 Change = tuple[str, int, PartitionTable, list[Out]]
 """(table, partition number, its rows, what changed in them)."""
 
@@ -63,8 +65,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     compression: str = "none"
     """Of what is written: none, gzip, snappy, lz4 or zstd."""
     checkpoint_records: int = 10_000
-    """At most so many records, × `Leg.stretch`, are taken in between two checkpoints: bounds memory and what a crash
-    repeats."""
+    """At most so many records, × `Leg.stretch`, are taken in between two checkpoints, or as many rows and messages held
+    where output need not wait (`ports.Streaming`): bounds memory and what a crash repeats."""
     checkpoint_seconds: float = 0.5
     """While records keep coming, a checkpoint begins at the latest after this time, unless more are waiting than may be
     taken in."""
@@ -119,8 +121,9 @@ class LegEngine:
         )
         self.sources = {config.topic_prefix + s: str(s) for s in leg.sources}  # name at the broker → in the pipeline
         self._parts: dict[int, PartitionLeg] = {}
-        self._most_taken = config.checkpoint_records * leg.stretch
+        self._most_held = config.checkpoint_records * leg.stretch
         self._taken = 0  # records since the last checkpoint began
+        self._unsent = 0  # of those whose output need not wait, records since that was last sent
         self._taken_at = 0.0
         self._lag = 0  # records that wait at the broker, as of the last tick
         self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
@@ -313,7 +316,7 @@ class LegEngine:
         A new producer, since the old one may still hold batches; and everything is recovered from the changelogs.
         """
         log.warning("out of the group for longer than its session; what was in work is dropped", leg=self.leg.name)
-        self._taken = 0
+        self._taken = self._unsent = 0
         self._parts.clear()
         for parts in self._tables.values():
             parts.clear()
@@ -360,13 +363,32 @@ class LegEngine:
         if not self._taken:
             self._taken_at = started
         self._taken += len(records)
+        if isinstance(part, Streaming):
+            self._unsent += len(records)
         self._latest = max(self._latest, records[-1].timestamp)
         self._wake.set()
-        while self._taken >= self._most_taken and not self.failed.done():
-            if self._flush is None:
-                self._begin()
-            else:
+        await self._make_room()
+
+    async def _make_room(self) -> None:
+        """Write what there is too much of; wait while too much is underway."""
+        some = self.config.checkpoint_records
+        while not self.failed.done():
+            full = self._taken >= self._most_held <= self._held()
+            if self._flush is not None:
+                if not full and self._unsent < 2 * some:
+                    break
                 await asyncio.wait({self._flush})
+            elif full:
+                self._begin()
+            elif self._unsent >= some:
+                self._send()
+            else:
+                break
+
+    def _held(self) -> int:
+        """What waits for the next checkpoint."""
+        streaming = [part for part in self._parts.values() if isinstance(part, Streaming)]
+        return sum(part.held() for part in streaming) if streaming else self._taken
 
     async def _await_dependency(self) -> None:
         """Wait while what the leg depends on is away: nothing is taken in, and nothing of it acknowledged."""
@@ -434,7 +456,8 @@ class LegEngine:
                     await asyncio.wait({self._flush})
                     continue
                 waited = time.perf_counter() - self._taken_at
-                if self._idle() or (waited >= self.config.checkpoint_seconds and self._lag < self._most_taken):
+                enough = waited >= self.config.checkpoint_seconds and self._lag < self._most_held
+                if not self._stretching() and (self._idle() or enough):
                     self._begin()
                 else:
                     await asyncio.sleep(0.005)
@@ -454,8 +477,13 @@ class LegEngine:
                 part.on_tick(now, caught_up.get(number, True))
             for name, parts in self._tables.items():
                 self.metrics.rows(self.leg.name, name, sum(map(len, parts.values())))
-            if self._flush is None:
+            if self._flush is None and not self._stretching():
                 self._begin()
+
+    def _stretching(self) -> bool:
+        """So much is waiting that what is taken in goes on to wait for more of its keys."""
+        lags = self.leg.stretch > 1 and self._taken > 0 and self._lag >= self._most_held
+        return lags and time.perf_counter() - self._taken_at < STRETCH_SECONDS
 
     def _report_lag(self) -> dict[int, bool]:
         consumer: Consumer = self.app.consumer
@@ -482,7 +510,7 @@ class LegEngine:
     def _begin(self) -> None:
         """Seal what the batches so far caused, and write it in the background."""
         assert self._flush is None
-        taken, self._taken = self._taken, 0
+        taken, self._taken, self._unsent = self._taken, 0, 0
         mark = self.book.mark()
         effects = [part.drain() for part in self._parts.values()]
         changes = [
@@ -493,6 +521,17 @@ class LegEngine:
         ]
         self._flush = asyncio.ensure_future(self._write(effects, changes, mark, taken))
         self._flush.add_done_callback(self._flushed)
+
+    def _send(self) -> None:
+        """Write, in the background, what need not wait for a checkpoint."""
+        assert self._flush is None
+        self._unsent = 0
+        outs = together(part.outputs() for part in self._parts.values() if isinstance(part, Streaming))
+        self._flush = asyncio.ensure_future(self._write_out(outs))
+        self._flush.add_done_callback(self._flushed)
+
+    async def _write_out(self, outs: Mapping[str, list[Out]]) -> None:
+        await self._output.write({self.config.topic_prefix + topic: records for topic, records in outs.items()})
 
     async def _write(
         self,
@@ -506,7 +545,7 @@ class LegEngine:
             if isinstance(phase, str):
                 await self._write_state(changes)
             elif phase:
-                await self._output.write({self.config.topic_prefix + topic: outs for topic, outs in phase.items()})
+                await self._write_out(phase)
         self.book.settle(mark)
         self.metrics.checkpoint(self.leg.name, taken, time.perf_counter() - started)
         for e in effects:
@@ -623,12 +662,15 @@ def merge(effects: list[Effects]) -> list[dict[str, list[Out]] | str]:
             assert all(e.phases[i] == phase for e in effects)
             merged.append(phase)
             continue
-        together: dict[str, list[Out]] = {}
-        for e in effects:
-            part = e.phases[i]
-            assert isinstance(part, dict)
-            for topic, outs in part.items():
-                if outs:
-                    together.setdefault(str(topic), []).extend(outs)
-        merged.append(together)
+        merged.append(together(part for e in effects if isinstance(part := e.phases[i], dict)))
     return merged
+
+
+def together(outputs: Iterable[Mapping[str, list[Out]]]) -> dict[str, list[Out]]:
+    """The records of several partitions by topic."""
+    by_topic: dict[str, list[Out]] = {}
+    for part in outputs:
+        for topic, outs in part.items():
+            if outs:
+                by_topic.setdefault(str(topic), []).extend(outs)
+    return by_topic

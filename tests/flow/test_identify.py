@@ -371,6 +371,27 @@ def test_the_tables_change_after_everything_that_a_replay_would_not_send_again()
     }
 
 
+def test_events_may_leave_before_the_state_that_they_made_each_once() -> None:
+    leg = IdentifyLeg(RULES)
+    part = leg.open(0, {name: MemoryTable() for name in leg.tables})
+    made = events(random.Random(1), 9, decided=0)
+    records = [RawRecord(i, START, e.anchor.encode(), msgspec.json.encode(e)) for i, e in enumerate(made)]
+    part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records[:6]))
+    held = part.held()
+    assert held >= len({e.anchor for e in made[:6]})
+    (early,) = part.outputs().values()
+    assert part.held() == held
+    assert part.outputs() == {Topic.RESOLVED: []}
+    part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records[6:]))
+    effects = part.drain()
+    (late,) = (phase[Topic.RESOLVED] for phase in effects.phases if isinstance(phase, dict) and Topic.RESOLVED in phase)
+    left = [msgspec.json.decode(out.value or b"")["event_id"] for out in (*early, *late)]
+    assert left == [e.event_id for e in made]
+    assert effects.counts["resolved", ""] == 9
+    assert part.held() == 0
+    assert ("resolved", "") not in part.drain().counts
+
+
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_a_group_joins_nobody(partitions: int) -> None:
     made = []

@@ -5,7 +5,8 @@ durable, or before the commit succeeded, or never; a leg that cannot reject skip
 checkpoint; batches, or ticks, before all legs may go; rows of partitions that went stay, or those of partitions that
 stayed are read again; an assignment that was overtaken is served, or opened, or read to its end; it is read without a
 claim; who lost the lease drains, or keeps rows; a leg that cannot open is not failed; a leg is told of a commit that
-was refused, or not of one that was not; not after it was opened, or for ever; not again when the broker was away.
+was refused, or not of one that was not; not after it was opened, or for ever; not again when the broker was away;
+outputs that nobody waits for, or that only a checkpoint sends; no end of them, or of a checkpoint, while there is lag.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.events import RawRecord, SourceBatch
 from pipeline.ports import STATE, Effects, Out, PartitionLeg, Table
 from pipeline.telemetry.metrics import PrometheusMetrics
 from pipeline.worker.book import TopicPartition
-from pipeline.worker.engine import EngineConfig, LegEngine
+from pipeline.worker.engine import STRETCH_SECONDS, EngineConfig, LegEngine
 from pipeline.worker.journal import Journal
 from pipeline.worker.output import Placed
 from pipeline.worker.records import Written
@@ -258,6 +259,162 @@ async def test_nothing_is_taken_in_and_no_tick_comes_before_all_may_go(life: Cal
     await tasks[0]
     assert (0, 0) in part.taken
     tasks[1].cancel()
+
+
+# -- output that need not wait ----------------------------------------------------------------------------------------
+
+
+class StreamedPart(Part):
+    """Each record has an output that need not wait, and each key, of four, one that must."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outs: list[Out] = []
+        self.rows: set[int] = set()
+
+    def on_batch(self, batch: SourceBatch) -> None:
+        super().on_batch(batch)
+        self.outs += [Out(b"%d" % r.offset, b"", 0) for r in batch.records]
+        self.rows |= {r.offset % 4 for r in batch.records}
+
+    def outputs(self) -> dict[str, list[Out]]:
+        outs, self.outs = self.outs, []
+        return {"out": outs}
+
+    def held(self) -> int:
+        return len(self.rows)
+
+    def drain(self) -> Effects:
+        rows, self.rows = self.rows, set()
+        return Effects((self.outputs(), {"rows": [Out(b"%d" % row, b"", 0) for row in sorted(rows)]}))
+
+
+class Sink:
+    """`Output` to the engine: notes what was written, once `open` is set."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.written: list[tuple[str, int]] = []
+
+    async def write(self, records: Mapping[str, Sequence[Out]]) -> None:
+        await self.open.wait()
+        self.written += [(topic, len(outs)) for topic, outs in records.items()]
+
+
+class Stretched(Leg):
+    stretch = 2
+
+
+class Streaming:
+    """An engine that holds at most four things, and sends outputs by two records."""
+
+    def __init__(self, directory: Path, journal: Journal) -> None:
+        config = EngineConfig(
+            bootstrap="127.0.0.1:1", state_dir=str(directory), checkpoint_records=2, tick_seconds=0.01
+        )
+        self.engine = LegEngine(Stretched(), config, PrometheusMetrics(), IDS, journal)
+        self.sink, self.part, self.taken = Sink(), StreamedPart(), 0
+        self.engine._output = self.sink  # type: ignore[assignment]
+        self.engine._parts[0], self.engine._accepting = self.part, True
+        self.engine.app.consumer = SimpleNamespace(
+            consumer_generation_id=0, assignment=lambda: [AT], high_water=lambda _: self.end, ends=self._ends
+        )
+        self.engine.go.set()
+        self.end = 0
+        """Of the log; what lies between is lag."""
+
+    async def _ends(self, _: object) -> dict[TopicPartition, int]:
+        return {}
+
+    def take(self, step: int = 4) -> asyncio.Future[None]:
+        """A batch of two records, whose offsets are `step` apart."""
+        offsets = range(self.taken, self.taken + 2 * step, step)
+        self.taken = offsets[-1] + step
+        records = [RawRecord(offset, 0, None, None) for offset in offsets]
+        message = SimpleNamespace(generation_id=0, topic=TOPIC, partition=0, value=records)
+        return asyncio.ensure_future(self.engine._take(message))
+
+    async def settled(self) -> None:
+        if self.engine._flush is not None:
+            await asyncio.wait({self.engine._flush})
+
+    @property
+    def acknowledged(self) -> int:
+        return self.engine.book.to_commit().get(AT, 0)
+
+
+@pytest.fixture
+async def streaming(tmp_path: Path) -> AsyncIterator[Streaming]:
+    with Journal(tmp_path) as journal:
+        yield Streaming(tmp_path, journal)
+
+
+async def test_outputs_leave_while_the_rows_of_few_keys_take_in_more(streaming: Streaming) -> None:
+    for _ in range(5):  # of one key
+        await streaming.take()
+        await streaming.settled()
+    assert streaming.sink.written == [("out", 2)] * 5
+    assert streaming.acknowledged == 0
+    await streaming.take(step=1)
+    await streaming.take(step=1)
+    await streaming.settled()
+    assert streaming.sink.written[-1] == ("rows", 4), "full"
+    assert sum(n for topic, n in streaming.sink.written if topic == "out") == 14
+    assert streaming.acknowledged == streaming.taken
+
+
+async def test_nothing_is_acknowledged_before_the_outputs_that_left_are_durable(streaming: Streaming) -> None:
+    streaming.sink.open.clear()
+    await streaming.take(step=1)
+    assert streaming.engine._flush is not None
+    full = streaming.take(step=1)
+    await asyncio.sleep(0.01)
+    assert not full.done(), "what is full waits for what is being sent"
+    streaming.sink.open.set()
+    await full
+    await streaming.settled()
+    assert streaming.sink.written == [("out", 2), ("out", 2), ("rows", 4)]
+    assert streaming.acknowledged == 4
+
+
+async def test_the_stream_waits_while_too_much_output_is_unsent(streaming: Streaming) -> None:
+    streaming.sink.open.clear()
+    await streaming.take()
+    await streaming.take()
+    waiting = streaming.take()
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    streaming.sink.open.set()
+    await waiting
+    await streaming.settled()
+    assert streaming.sink.written == [("out", 2), ("out", 4)]
+
+
+async def test_output_that_fails_is_our_failure(streaming: Streaming) -> None:
+    async def refused(records: object) -> None:
+        raise Fatal("the broker refused output")
+
+    streaming.sink.write = refused  # type: ignore[method-assign,assignment]
+    await streaming.take()
+    await streaming.settled()
+    assert isinstance(streaming.engine.failed.result(), Fatal)
+    assert streaming.acknowledged == 0
+
+
+@pytest.mark.parametrize("began", [0.0, -STRETCH_SECONDS])
+async def test_a_lagging_legs_tick_leaves_its_checkpoint_open_for_a_while(streaming: Streaming, began: float) -> None:
+    streaming.end = 1000
+    await streaming.take()
+    await streaming.settled()
+    streaming.engine._taken_at += began
+    ticks = asyncio.ensure_future(streaming.engine._ticks())
+    await asyncio.sleep(0.1)
+    assert (streaming.acknowledged > 0) == (began < 0)
+    streaming.end = 0
+    await asyncio.sleep(0.1)
+    ticks.cancel()
+    assert streaming.acknowledged == streaming.taken - 3, "the log's last record is its fifth"
 
 
 # -- what it was given ------------------------------------------------------------------------------------------------
