@@ -37,12 +37,14 @@ def postgresql(binaries: Path) -> Iterator[str]:
             entry = pwd.getpwnam(user)
             os.chown(directory, entry.pw_uid, entry.pw_gid)
         data = directory / "data"
-        initdb = [binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        initdb: list[str | Path] = [binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8"]
+        initdb += ["--locale=C", "--no-sync"]
         subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=directory, timeout=START_SECONDS)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", directory, "-F"]
+        command: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port)]
+        command += ["-k", directory, "-F"]
         with (directory / "log").open("wb") as log:
             server = subprocess.Popen(command, user=user, stdout=log, stderr=log, cwd=directory)
         url = f"postgresql://test@127.0.0.1:{port}/postgres"

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_provider_that_is_away_is_transient_and_the_same_object_goes_on_when_i
     kek = host()
     made = kek.wrap(KEY, AAD)
     host.leave()
-    for call in (lambda: kek.unwrap(made, AAD), lambda: kek.wrap(KEY, AAD)):
+    for call in (partial(kek.unwrap, made, AAD), partial(kek.wrap, KEY, AAD)):
         with pytest.raises(Transient):
             call()
     host.come_back()

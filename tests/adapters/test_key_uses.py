@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters import key_uses
 from pipeline.adapters.key_uses import BLOCK, FIRST, KeyUses, totals
 from pipeline.errors import Misuse
 
@@ -116,7 +115,7 @@ def test_what_cannot_be_counted_is_not_made(path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(key_uses.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(Misuse, match="No space left"):
         uses(path)[0].take("token.1", 1)
     assert not totals(path)

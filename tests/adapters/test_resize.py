@@ -28,7 +28,7 @@ def by_key(_: Iterable[bytes]) -> Home:
 
 
 def partition_of(key: bytes, count: int) -> int:
-    return (murmur2(key) & 0x7FFFFFFF) % count
+    return int((murmur2(key) & 0x7FFFFFFF) % count)
 
 
 def live(records: Iterable[Got]) -> dict[tuple[int, bytes], bytes]:

@@ -21,6 +21,7 @@ from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.seal import SubjectKey
 from pipeline.crypto.subjects import SubjectKeys
+from pipeline.stages.unseal import unseal
 
 RING = KeyRing.generate(os.urandom, 0)
 
@@ -55,7 +56,6 @@ def test_an_event_is_three_tokens_a_look_up_and_four_seals() -> None:
 
 def test_producers_records_open(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    unseal = crypto.unseal
 
     def noting(records: Sequence[Any], *given: Any) -> Any:
         found = unseal(records, *given)

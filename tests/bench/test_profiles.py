@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import profiles
+from bench import profiles, verify
 from bench.folding import Folding
 from pipeline.ports import Out
 
@@ -33,7 +33,7 @@ class Profiles:
 
 def test_each_profile_has_five_identifiers() -> None:
     seen = Profiles()
-    world = Folding(profiles.rules(), profiles.PARTITIONS, profiles.BEGIN_MS, seen)
+    world = Folding(verify.rules(), verify.PARTITIONS, verify.BEGIN_MS, seen)
     world.take(profiles.first_pass(40))
     assert seen.sizes() == [profiles.IDENTIFIERS] * 40
     found = profiles.memory(40)
@@ -44,7 +44,7 @@ def test_each_profile_has_five_identifiers() -> None:
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_two_clusters_become_one_profile_unless_our_rules_forbid_it(wide: bool) -> None:
-    rules, seen = profiles.rules(), Profiles()
+    rules, seen = verify.rules(), Profiles()
     world = profiles.clusters(profiles.wide(rules) if wide else rules, IDENTIFIERS)
     world._profile = seen
     before = world.cpu_seconds

@@ -20,6 +20,12 @@ from tests.canaries.values import KINDS, people, values
 PEOPLE = people(7, 40)
 VALUES = values(PEOPLE)
 SCANNER = Scanner(VALUES)
+
+
+def base64_after(n: int) -> Callable[[str], bytes]:
+    return lambda v: base64.b64encode(b"\xff" * n + v.encode() + b"\xfe")
+
+
 WRITTEN: dict[str, Callable[[str], bytes]] = {
     "plain": str.encode,
     "lower": lambda v: v.lower().encode(),
@@ -34,7 +40,7 @@ WRITTEN: dict[str, Callable[[str], bytes]] = {
     "json": lambda v: json.dumps({"x": v}).encode(),
     "json, unicode": lambda v: json.dumps({"x": v}, ensure_ascii=False).encode(),
     "json in json": lambda v: json.dumps(json.dumps(v)).encode(),
-    **{f"base64 after {n}": lambda v, n=n: base64.b64encode(b"\xff" * n + v.encode() + b"\xfe") for n in range(4)},
+    **{f"base64 after {n}": base64_after(n) for n in range(4)},
     "base64 of json": lambda v: base64.urlsafe_b64encode(json.dumps({"ab": v}, ensure_ascii=False).encode()),
 }
 

@@ -171,7 +171,7 @@ def test_schemas_show_is_complete_avro() -> None:
         (("protect", "--keys", "/no/such/keys.json"), {}, 2, b"keys init"),
     ],
 )
-def test_wrong_use_says_what_to_do(args: tuple[str, ...], env: dict[str, str], code: int, says: bytes) -> None:
+def test_wrong_use_says_what_to_do(args: tuple[str, ...], env: dict[str, Any], code: int, says: bytes) -> None:
     done = sealstream(*args, **env)
     assert done.returncode == code, done.stderr
     assert says in done.stderr

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 
@@ -171,7 +172,7 @@ def test_a_full_queue_is_waited_for(mock: str) -> None:
 
 def test_producers_are_idempotent_whatever_their_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
-    monkeypatch.setattr(synchronous.confluent_kafka, "Producer", given.append)
+    monkeypatch.setattr(confluent_kafka, "Producer", given.append)
     Producer({"enable.idempotence": False}, source="shop", keys=KEYS)
     assert given[0]["enable.idempotence"] is True
     asynchronous = AsyncProducer({"enable_idempotence": False}, source="shop", keys=KEYS)

@@ -8,13 +8,13 @@ from typing import Self
 
 from bench.workload import first_pass
 from pipeline.adapters import topics as kafka_topics
+from pipeline.adapters.topic_specs import SOURCES
 from pipeline.errors import Transient
 from pipeline.events import Topic
 from pipeline.outcomes import Reason
 from tests.faults.fault import Fault
 from tests.faults.progress import Offsets
 from tests.faults.world import ZERO_SECONDS, World, specs
-from tests.integration.pipeline_stage import SOURCES
 from tests.integration.tools import wait_for
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from pipeline.adapters.topic_specs import group_name
+from pipeline.adapters.topic_specs import SOURCES, group_name
 from pipeline.adapters.topics import admin_config
 from pipeline.events import Topic
-from tests.integration.pipeline_stage import SOURCES
 
 POLL_SECONDS = 0.1
 ASK_SECONDS = 3.0

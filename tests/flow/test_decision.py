@@ -105,7 +105,7 @@ def test_nobody_else_decides(headers: Any) -> None:
 
 def test_what_else_a_decision_carries_is_sealed_and_identifies_nobody() -> None:
     leg = Leg()
-    more = {"userId": "u-1", "anonymousId": "a", "context": {"traits": {"email": CANARY}}}
+    more: dict[str, Any] = {"userId": "u-1", "anonymousId": "a", "context": {"traits": {"email": CANARY}}}
     side, found = leg.one(decision(**more), headers=OPERATOR)
     assert side == "protected"
     assert found["tokens"].keys() == {"left", "right"}

@@ -35,11 +35,10 @@ from pipeline.crypto.seal import SealPath
 from pipeline.crypto.subject_rows import Erasure, KeyRow, by_kek, place_of
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.errors import Corrupt, Transient
-from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
+from pipeline.events import ERASE, ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow import protect
 from pipeline.flow.protect import ProtectLeg
 from pipeline.ports import Acknowledged, Out
-from pipeline.stages import seal
 from pipeline.stages.tokenize import tokenize
 from pipeline.worker.tables import PartitionTable
 from tests.stages.event_world import RECEIVED, registry, rules
@@ -62,7 +61,7 @@ def markers() -> Iterator[None]:
         found, dropped = tokenize(*given)
         for e in found.passed:
             if e.event == "Erase":
-                e.type, e.event, e.secrets = seal.ERASE, None, []
+                e.type, e.event, e.secrets = ERASE, None, []
         return found, dropped
 
     with patch.object(protect, "tokenize", marking):
@@ -88,14 +87,14 @@ def opens(rows: dict[bytes, bytes], event: ProtectedEvent, keys: KeyRing = SECON
     for key, value in rows.items():
         table.put(key, value)
     try:
-        key = SubjectKeys(table, keys.epochs()).find(event.key.subject, bytes.fromhex(event.key.key_id))
+        found = SubjectKeys(table, keys.epochs()).find(event.key.subject, bytes.fromhex(event.key.key_id))
     except Corrupt:
         return False
-    if key is None:
+    if found is None:
         return False
     assert event.sealed
     for path, value in event.sealed.items():
-        key.open(SealPath(event.schema, path), bytes.fromhex(event.event_id), value)
+        found.open(SealPath(event.schema, path), bytes.fromhex(event.event_id), value)
     return True
 
 

@@ -9,7 +9,8 @@ new.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.events import Origin, ProtectedEvent, Topic, event_id
+from pipeline.ports import Effects
 from pipeline.stages.identity_rows import token_rank, unpack_members
 from pipeline.stages.link import Limits, Rules, load_rules
 
@@ -33,11 +35,11 @@ def of(offset: int, *tokens: str, time: int | None = None, type_: str = "track",
     )  # fmt: skip
 
 
-def profiles(world: World) -> list[dict[str, object]]:
+def profiles(world: World) -> list[dict[str, Any]]:
     return [msgspec.json.decode(p) for p in world.profiles()]
 
 
-def with_token(world: World, wanted: str) -> dict[str, object]:
+def with_token(world: World, wanted: str) -> dict[str, Any]:
     (found,) = (p for p in profiles(world) if wanted in str(p["tokens"]))
     return found
 
@@ -71,7 +73,7 @@ def test_a_kiosk_joins_nobody_and_what_hangs_together_stays_small(partitions: in
     assert len(world.profiles()) == 151
     assert with_token(world, DEVICES[0])["conflicts"] == [{"tokens": [DEVICES[0]], "rule": "shared"}]
     for user in (USERS[0], USERS[149]):
-        (conflict,) = with_token(world, user)["conflicts"]  # type: ignore[misc]
+        (conflict,) = with_token(world, user)["conflicts"]
         assert conflict["rule"] == "shared"
         assert DEVICES[0] in conflict["tokens"]
     assert largest_cluster(world) <= RULES.limits.shared_neighbours + 2
@@ -118,9 +120,9 @@ def test_a_full_cluster_grows_no_more_and_nothing_is_lost() -> None:
         world.publish(event)
         world.settle()
     assert largest_cluster(world) <= 2 * 10
-    assert sum(sum(p["events"].values()) for p in profiles(world)) == 100  # type: ignore[attr-defined]
+    assert sum(sum(p["events"].values()) for p in profiles(world)) == 100
     assert len(list(world.records(Topic.RESOLVED))) == 100
-    told = {c["rule"] for p in profiles(world) for c in p.get("conflicts", [])}  # type: ignore[attr-defined]
+    told = {c["rule"] for p in profiles(world) for c in p.get("conflicts", [])}
     assert "component_tokens" in told
 
 
@@ -133,7 +135,7 @@ def test_a_device_goes_to_whom_it_was_seen_with_first_whatever_arrived_first() -
     assert DEVICES[0] in str(with_token(world, USERS[1])["tokens"])
     assert DEVICES[0] not in str(with_token(world, USERS[0])["tokens"])
     for user in USERS[:2]:
-        (conflict,) = with_token(world, user)["conflicts"]  # type: ignore[misc]
+        (conflict,) = with_token(world, user)["conflicts"]
         assert conflict == {"tokens": sorted((USERS[0], DEVICES[0])), "rule": "limit.user_id", "time": START + 1}
 
 
@@ -149,7 +151,7 @@ def test_a_cut_parts_them_says_from_whom_and_a_later_link_joins_them_again() -> 
     assert first["profile_id"] == one["profile_id"]
     headers = [r.headers for r in world.records(Topic.PROFILES) if r.key == str(second["profile_id"]).encode()]
     assert (("split_from", str(one["profile_id"]).encode()),) in headers
-    assert {c["rule"] for p in (first, second) for c in p["conflicts"]} == {"cut"}  # type: ignore[attr-defined]
+    assert {c["rule"] for p in (first, second) for c in p["conflicts"]} == {"cut"}
     made.append(of(6, MAIL, PHONE, type_="link"))
     world.publish(made[-1])
     world.settle()
@@ -215,7 +217,7 @@ def test_a_group_has_a_profile_of_its_own_with_its_members(partitions: int) -> N
     world = ran(made, partitions, rules=rules)
     assert world.profiles() == expected(made, rules)
     group = with_token(world, GROUPS[0])
-    assert list(group["members"]) == sorted(USERS[:5])[:3]  # type: ignore[call-overload]
+    assert list(group["members"]) == sorted(USERS[:5])[:3]
     assert group["more_members"] is True
     small = with_token(world, GROUPS[1])
     assert small["members"] == {USERS[0]: {"first": START + 9, "last_day": (START + 9) // DAY * DAY}}
@@ -276,7 +278,7 @@ def test_more_links_than_are_kept_are_counted_and_their_events_too() -> None:
             world.take(worker, topic, 500)
             drain = worker.part.drain
 
-            def counted(drain=drain):  # type: ignore[no-untyped-def]
+            def counted(drain: Callable[[], Effects] = drain) -> Effects:
                 nonlocal overflow
                 effects = drain()
                 overflow += effects.counts.get(("overflow", "link"), 0)
@@ -284,6 +286,6 @@ def test_more_links_than_are_kept_are_counted_and_their_events_too() -> None:
 
             worker.part.drain = counted  # type: ignore[method-assign]
             world.checkpoint(worker)
-            del worker.part.drain  # type: ignore[attr-defined]
+            del worker.part.drain
     assert overflow == 100
     assert with_token(world, USERS[0])["events"] == {"track": 1_100}

@@ -70,7 +70,8 @@ def rotation(users: int = 6) -> tuple[Raw, list[bytes], list[bytes], list[bytes]
         for n in range(users):
             raw.day(at, f"u-{n}")
         parts.append(raw.protected(keys, first))
-    return raw, *parts
+    before, during, after = parts
+    return raw, before, during, after
 
 
 def profiles(*parts: list[bytes]) -> list[dict[str, Any]]:

@@ -37,6 +37,9 @@ class DictTable:
     def put(self, key: bytes, value: bytes) -> None:
         self.rows[key] = value
 
+    def touch(self, key: bytes) -> None:
+        """A checkpoint writes every row."""
+
     def delete(self, key: bytes) -> None:
         self.rows.pop(key, None)
 
@@ -48,7 +51,7 @@ class DictTable:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 class World:

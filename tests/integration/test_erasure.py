@@ -127,6 +127,7 @@ def _roll(pipeline: Pipeline, backup: dict[str, Any], tokens: list[str], erasure
     for key, value in rows.items():
         restored.put(key, value)
     for key, value in last_values(pipeline.read(changelog_name("protect", "subject-keys"))).items():
+        assert key is not None
         now.put(key, value)
     erased = [key for key in rows if key.partition(b"\0")[0].decode() in tokens]
     assert erased

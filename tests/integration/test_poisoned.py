@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, changelog_name, group_name, is_claim
+from pipeline.adapters.topic_specs import CHANGELOGS, CLAIM, SOURCES, changelog_name, group_name, is_claim
 from pipeline.demo import story
 from pipeline.events import Topic
-from tests.integration.pipeline_stage import SOURCES, Pipeline, account
+from tests.integration.pipeline_stage import Pipeline, account
 from tests.integration.tools import Worker, committed, ending, ends_of, read_all
 
 END_MS = 1_790_000_000_000
@@ -131,6 +131,11 @@ def test_a_persons_key_that_does_not_open_is_found_before_anything_is_sealed(pip
     works(pipeline)
 
 
+def directory(_: Pipeline, file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 def other_ring(pipeline: Pipeline, file: Path) -> None:
     file.unlink()
     assert pipeline.command("keys", "init").returncode == 0
@@ -139,7 +144,7 @@ def other_ring(pipeline: Pipeline, file: Path) -> None:
 SPOILT: dict[str, tuple[Callable[[Pipeline, Path], object], int, str]] = {
     "missing": (lambda _, f: f.unlink(), 2, "not there"),
     "of others": (lambda _, f: f.chmod(0o644), 2, "chmod 600"),
-    "a directory": (lambda _, f: (f.unlink(), f.mkdir()), 2, "not a plain file"),
+    "a directory": (directory, 2, "not a plain file"),
     "cut off": (lambda _, f: os.truncate(f, 100), 1, "restore it from your backup"),
     "empty": (lambda _, f: os.truncate(f, 0), 1, "restore it from your backup"),
     "another one": (other_ring, 1, "another KEK"),

@@ -69,7 +69,7 @@ def topic_of(pipeline: Pipeline, name: str) -> str:
 
 
 def partition_of(key: bytes, count: int) -> int:
-    return (murmur2(key) & 0x7FFFFFFF) % count
+    return int((murmur2(key) & 0x7FFFFFFF) % count)
 
 
 def live(records: list[Got]) -> dict[tuple[int, bytes], bytes]:

@@ -149,7 +149,7 @@ def judged(
     written = pipeline.read(Topic.PROFILES)
     latest = sorted(last_values(written).items())
     found = [value for _, value in latest if not value.startswith(b'{"merged_into"')]
-    if {key.decode() for key, _ in latest} & {profile_id(event.event_id) for event in unerased(made)[1]}:
+    if {(key or b"").decode() for key, _ in latest} & {profile_id(event.event_id) for event in unerased(made)[1]}:
         wrong.append("something stands under an erased id")
     strange, missing = set(found) - set(wanted), set(wanted) - set(found)
     if found != wanted:

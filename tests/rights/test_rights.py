@@ -132,8 +132,8 @@ def test_what_stands_again_is_found() -> None:
     assert {name for name, place in story.places(ann.tokens).items() if place.live} == set(logs)
     story = told()
     story.erase(ann)
-    log = story.world.topics["profiles"][profile.partition]
-    log.append(msgspec.structs.replace(log[0], key=profile.key, value=profile.value, offset=len(log)))
+    records = story.world.topics["profiles"][profile.partition]
+    records.append(msgspec.structs.replace(records[0], key=profile.key, value=profile.value, offset=len(records)))
     assert story.places(ann.tokens)["profiles"].live == 1
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -32,7 +33,7 @@ def test_a_broker_that_is_away_is_waited_for_and_that_is_said_once(
     tries: list[None] = []
     partitions = follow._partitions
 
-    def counted(*arguments: object) -> int:
+    def counted(*arguments: Any) -> int:
         tries.append(None)
         return partitions(*arguments)
 

@@ -26,7 +26,7 @@ SECRET = "canary-4f1b"
 def one(value: bytes | None, *, limit: int = 1 << 20, headers: Any = ()) -> tuple[Any, Any]:
     split = decode([RawRecord(0, RECEIVED, None, value, headers)], registry(), limit)
     assert len(split.passed) + len(split.rejected) == 1
-    return (split.passed or [None])[0], (split.rejected or [None])[0]
+    return next(iter(split.passed), None), next(iter(split.rejected), None)
 
 
 def sent(**fields: Any) -> bytes:

@@ -6,6 +6,7 @@ Mutations seen red: separators are not escaped; a long name is cut without a has
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from aiokafka.partitioner import murmur2
@@ -45,7 +46,7 @@ def test_progress_reaches_each_partition_once(partitions: int) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"partitions": 0}, {"window_ms": 0}, {"history_windows": 7}, {"max_held": 2}, {"calm": 0}]
 )
-def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, int]) -> None:
+def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(Misuse):
         WatchConfig(**{"partitions": 1, **wrong})
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.adapters.topic_specs import SOURCES
+from pipeline.adapters.topic_specs import SOURCES, SUBJECT_KEYS
 from pipeline.events import Topic
 from pipeline.verify import moment
+from pipeline.verify.log import Snapshot
 from pipeline.verify.moment import snapshot
-from pipeline.verify.run import LOGS, SUBJECT_KEYS
+from pipeline.verify.run import LOGS
 
 
 class Cluster:
@@ -65,7 +66,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moment, "_POLL_SECONDS", 0.0)
 
 
-def taken(cluster: Cluster, wait: float = 0.0) -> tuple[moment.Snapshot, list[Mapping[str, int]]]:
+def taken(cluster: Cluster, wait: float = 0.0) -> tuple[Snapshot, list[Mapping[str, int]]]:
     told: list[Mapping[str, int]] = []
     with snapshot(cluster, dict.fromkeys(LOGS, "id"), cluster.reader, wait, told.append) as found:  # type: ignore[arg-type]
         assert cluster.open == len(LOGS)

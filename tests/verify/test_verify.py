@@ -31,8 +31,9 @@ from pipeline.stages.reference import profile_id
 from pipeline.verify import buckets
 from pipeline.verify.findings import Check
 from pipeline.verify.log import Log
+from tests.flow.identity_world import partition_of
 
-from .world import EARLIER, NOW, PARTITIONS, Topology, made, partition_of, place
+from .world import EARLIER, NOW, PARTITIONS, Topology, made, place
 
 GARBAGE = (
     None,

@@ -48,6 +48,9 @@ class Part:
     def on_tick(self, now: int, caught_up: bool) -> None:
         self.taken.append((-1, -1))
 
+    def repeat(self, table: str, keys: Collection[bytes]) -> None:
+        pass
+
     def drain(self) -> Effects:
         return Effects((STATE,))
 
@@ -77,7 +80,7 @@ class Leg:
     pace = 0.0
     stretch = 1
     sources = (TOPIC,)
-    tables = ()
+    tables: tuple[str, ...] = ()
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
         return Part()
@@ -514,7 +517,7 @@ async def test_a_partition_that_was_opened_is_told_what_is_committed_as_soon_as_
     owner: LegEngine,
 ) -> None:
     parts = {number: ToldPart() for number in (0, 1)}
-    owner.leg.open = lambda number, tables: parts[number]  # type: ignore[method-assign]
+    owner.leg.open = lambda partition, tables: parts[partition]  # type: ignore[method-assign]
     assert await give(owner, 1, 0, 1)
     away = True
 

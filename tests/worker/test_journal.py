@@ -240,7 +240,7 @@ def test_a_note_survives_kill_9_and_one_of_a_living_process_is_left_alone(tmp_pa
         assert child.stdout is not None
         assert child.stdout.readline() == b"at work\n"
         journal, leg = opened(tmp_path)
-        assert journal.suspects == ()
+        assert list(journal.suspects) == []
         leg.look()
         assert leg.pieces(TOPIC, (whole := batch(0, 9))) == ((whole, False),)
     finally:
@@ -364,7 +364,7 @@ def test_a_death_that_cannot_be_kept_is_counted_when_there_is_room_again(
         with pytest.raises(Transient, match=r"suspects\.json: cannot be written .* make room"):
             Journal(tmp_path)
     journal, leg = opened(tmp_path)
-    assert journal.suspects == (suspect(0, 9, 1),)
+    assert list(journal.suspects) == [suspect(0, 9, 1)]
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         leg.passed({AT: 10})  # work goes on
