@@ -22,7 +22,7 @@ from bench.measure import PARTITIONS, rss_bytes, throughput
 from bench.setting import Setting, setting
 from pipeline.events import Topic
 
-CUSTOMERS, DEVICES = 10_000, 3
+DEVICES = 3
 TENTHS = 10
 Say = Callable[[str], None]
 
@@ -50,15 +50,17 @@ class Latencies(msgspec.Struct):
     """The worker's, after each tenth of the time."""
 
 
-def ours(bootstrap: str, rate: int, seconds: int, seed: int, say: Callable[[str], None], warm_up: int = 5) -> Latencies:
+def ours(
+    bootstrap: str, rate: int, seconds: int, customers: int, seed: int, say: Callable[[str], None], warm_up: int = 5
+) -> Latencies:
     """Send `rate` events/s for `seconds` after `warm_up` seconds that are not counted."""
     with setting(bootstrap) as s, s.worker("protect,identify,watch") as worker:
         say("warming up: the first event of every device")
-        known = s.broker.fill(s.topic(Topic.RAW), workload.first_pass(CUSTOMERS, DEVICES, seed=seed))
+        known = s.broker.fill(s.topic(Topic.RAW), workload.first_pass(customers, DEVICES, seed=seed))
         throughput(worker, lambda: s.broker.committed(s.group("identify"), s.topic(Topic.PROTECTED)), known)
         stop, start_counting = threading.Event(), threading.Event()
         sent = [0]
-        stream = workload.live(rate * (seconds + warm_up + 30), seed, CUSTOMERS, DEVICES)
+        stream = workload.live(rate * (seconds + warm_up + 30), seed, customers, DEVICES)
         sender = threading.Thread(target=_send, args=(s, stream, rate, stop, start_counting, sent), daemon=True)
         sender.start()
         watcher = _Watcher(s, start_counting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -189,3 +190,31 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     )
     assert b"Traceback" not in done.stderr
     assert b"a fault of ours" not in done.stderr
+
+
+WITH_A_CHILD = """
+import sys
+from pathlib import Path
+from bench.measure import Running
+from pipeline import __main__
+from pipeline.cli import main
+
+def run(arguments):
+    with Running(["sleep", "60"], {}, Path(arguments[0])) as child:
+        print(child.pid, flush=True)
+        child.wait(60)
+
+main.run = run
+__main__.main()
+"""
+
+
+def test_sigterm_leaves_no_child_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITH_A_CHILD, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
