@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline.events import Origin, ProtectedEvent, RawRecord, SourceBatch, Topic, event_id
 from pipeline.flow.identify import IdentifyLeg
-from pipeline.ports import STATE
+from pipeline.ports import STATE, Streaming
 from pipeline.stages.identity_rows import Evidence, Row, decode_row, encode, message_decoder, pack, token_rank, unpack
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.normalize import KINDS
@@ -377,6 +377,7 @@ def test_events_may_leave_before_the_state_that_they_made_each_once() -> None:
     made = events(random.Random(1), 9, decided=0)
     records = [RawRecord(i, START, e.anchor.encode(), msgspec.json.encode(e)) for i, e in enumerate(made)]
     part.on_batch(SourceBatch(Topic.PROTECTED.value, "", 0, records[:6]))
+    assert isinstance(part, Streaming)
     held = part.held()
     assert held >= len({e.anchor for e in made[:6]})
     (early,) = part.outputs().values()

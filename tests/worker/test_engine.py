@@ -318,14 +318,14 @@ class Streaming:
         )
         self.engine = LegEngine(Stretched(), config, PrometheusMetrics(), IDS, journal)
         self.sink, self.part, self.taken = Sink(), StreamedPart(), 0
+        self.end = 0
+        """Of the log; what lies between is lag."""
         self.engine._output = self.sink  # type: ignore[assignment]
         self.engine._parts[0], self.engine._accepting = self.part, True
         self.engine.app.consumer = SimpleNamespace(
             consumer_generation_id=0, assignment=lambda: [AT], high_water=lambda _: self.end, ends=self._ends
         )
         self.engine.go.set()
-        self.end = 0
-        """Of the log; what lies between is lag."""
 
     async def _ends(self, _: object) -> dict[TopicPartition, int]:
         return {}
@@ -398,7 +398,7 @@ async def test_output_that_fails_is_our_failure(streaming: Streaming) -> None:
     async def refused(records: object) -> None:
         raise Fatal("the broker refused output")
 
-    streaming.sink.write = refused  # type: ignore[method-assign,assignment]
+    streaming.sink.write = refused  # type: ignore[method-assign]
     await streaming.take()
     await streaming.settled()
     assert isinstance(streaming.engine.failed.result(), Fatal)
