@@ -154,10 +154,11 @@ class Partitioner:
         pairs: dict[Pair, tuple[int, bytes]],
     ) -> Partition:
         first: dict[str, int] = {}
-        edges, neighbours = self._edges(known, first)
+        strengths = _Strengths(self._priority)
+        edges, neighbours = self._edges(known, first, strengths)
         met = self._met(known)
         if pairs or met:
-            neighbours = self._distinct(edges.keys() | met, _identifiers(pairs))
+            neighbours = _distinct(edges.keys() | met, _identifiers(pairs), strengths)
         shared = {token for token, n in neighbours.items() if n > self._shared_at[kind_of(token)]}
         joins_nobody = shared | {token for token, rule in apart.items() if rule == "shared"}
         same = _identifiers(pair for pair in pairs if not joins_nobody.issuperset(pair))
@@ -166,7 +167,7 @@ class Partitioner:
         }
         refused: list[tuple[Pair, str, int]] = []
         joint = {pair: first for pair, first in pairs.items() if joins_nobody.isdisjoint(pair)}
-        for strongest, _, time, _, pair in self._ranked(known, edges, joint, people):
+        for strongest, _, time, _, pair in self._ranked(known, edges, joint, people, strengths):
             one, another = people.get(pair[0]), people.get(pair[1])
             if strongest > 0 and (pair[0] in shared or pair[1] in shared):
                 refused.append((pair, "shared", time))
@@ -189,7 +190,7 @@ class Partitioner:
         return Partition(parts, shared, plain=False)
 
     def _edges(
-        self, known: Mapping[str, Facts], first: dict[str, int]
+        self, known: Mapping[str, Facts], first: dict[str, int], strengths: _Strengths
     ) -> tuple[dict[Pair, tuple[int, bytes]], dict[str, int]]:
         """First sightings by pair, and by token how many neighbours of equal or stronger kinds; fills `first`."""
         edges: dict[Pair, tuple[int, bytes]] = {}
@@ -197,12 +198,11 @@ class Partitioner:
         for anchor, facts in known.items():
             if facts.births:
                 first[anchor] = min(first.get(anchor, facts.first), facts.first)
-            strength = self._priority.get(kind_of(anchor), 0)  # one that links nobody has no links
             for token, time, event_id, _ in self._links(anchor, facts):
                 pair = (anchor, token) if anchor < token else (token, anchor)
                 met = edges.get(pair)
                 if met is None:
-                    other = self._strength(token)
+                    strength, other = strengths[anchor], strengths[token]
                     if other >= strength:
                         neighbours[token] = neighbours.get(token, 0) + 1
                     if other <= strength:
@@ -224,22 +224,13 @@ class Partitioner:
             for token in tokens_of(prefix, digests)
         }
 
-    def _distinct(self, edges: Iterable[Pair], same: Mapping[str, str]) -> dict[str, int]:
-        """The neighbours that `_edges` counts, where several tokens are one identifier, or some were erased."""
-        found: dict[str, set[str]] = {}
-        for pair in edges:
-            for token, other in (pair, pair[::-1]):
-                identifier = same.get(other, other)
-                if identifier != same.get(token, token) and self._strength(other) <= self._strength(token):
-                    found.setdefault(token, set()).add(identifier)
-        return {token: len(identifiers) for token, identifiers in found.items()}
-
     def _ranked(
         self,
         known: Mapping[str, Facts],
         edges: dict[Pair, tuple[int, bytes]],
         joint: Mapping[Pair, tuple[int, bytes]],
         people: Mapping[str, _Person],
+        strengths: _Strengths,
     ) -> list[tuple[int, int, int, bytes, Pair]]:
         """Pairs, operators' links, then edges, in the order in which they count; cuts are noted at the persons."""
         decisions: dict[Pair, tuple[int, bytes, bool]] = {}
@@ -261,13 +252,10 @@ class Partitioner:
                 people[pair[0]].barred.add(pair[1])
                 people[pair[1]].barred.add(pair[0])
         for pair, (time, event_id) in edges.items():
-            a, b = self._strength(pair[0]), self._strength(pair[1])
+            a, b = strengths[pair[0]], strengths[pair[1]]
             ranked.append((a, b, time, event_id, pair) if a < b else (b, a, time, event_id, pair))
         ranked.sort()
         return ranked
-
-    def _strength(self, token: str) -> int:
-        return self._priority[kind_of(token)]
 
     def _obstacle(self, one: _Person, other: _Person, *, limits: bool) -> str | None:
         few, many = (one, other) if len(one.tokens) < len(other.tokens) else (other, one)
@@ -283,10 +271,9 @@ class Partitioner:
             kind = self._kinds.get(name)
             if theirs is None or kind is None or not kind.limit or len(times) + len(theirs) <= kind.limit:
                 continue
-            both = _earliest(times, theirs)
-            if len(both) <= kind.limit:
+            if len(times) + len(theirs) - len(times.keys() & theirs.keys()) <= kind.limit:
                 continue
-            if not kind.window or _crowded(sorted(both.values()), kind.limit, kind.window_ms):
+            if not kind.window or _crowded(sorted(_earliest(times, theirs).values()), kind.limit, kind.window_ms):
                 broken.append((kind.priority, name))
         return f"limit.{min(broken)[1]}" if broken else None
 
@@ -310,6 +297,17 @@ class Partitioner:
         return found
 
 
+class _Strengths(dict[str, int]):
+    """Token → priority of its kind, which is looked up once."""
+
+    def __init__(self, priority: Mapping[str, int]) -> None:
+        self._priority = priority
+
+    def __missing__(self, token: str) -> int:
+        strength = self[token] = self._priority[kind_of(token)]
+        return strength
+
+
 class _Person:
     """`times`: by kind and identifier, when it was seen first."""
 
@@ -324,6 +322,17 @@ class _Person:
 def _note(seen: dict[str, tuple[int, int]], token: str, first: int, day: int) -> None:
     before = seen.get(token)
     seen[token] = (first, day) if before is None else (min(first, before[0]), max(day, before[1]))
+
+
+def _distinct(edges: Iterable[Pair], same: Mapping[str, str], strengths: _Strengths) -> dict[str, int]:
+    """The neighbours that `Partitioner._edges` counts, where several tokens are one identifier, or some were erased."""
+    found: dict[str, set[str]] = {}
+    for pair in edges:
+        for token, other in (pair, pair[::-1]):
+            identifier = same.get(other, other)
+            if identifier != same.get(token, token) and strengths[other] <= strengths[token]:
+                found.setdefault(token, set()).add(identifier)
+    return {token: len(identifiers) for token, identifiers in found.items()}
 
 
 def _identifiers(pairs: Iterable[Pair]) -> dict[str, str]:
