@@ -125,7 +125,7 @@ class IdentifyPartition:
         self._streams: dict[tuple[str, str], str] = {}
         self._resolved: list[Out] = []
         self._sent = 0
-        """Of `resolved`, what has left by `outputs` since the last `drain`."""
+        """How many events have left by `outputs` since the last `drain`."""
         self._duplicates = self._repeated = 0
         self._ignored_consents = self._ignored_values = 0
         self._undecodable = 0
@@ -159,9 +159,9 @@ class IdentifyPartition:
 
     def drain(self) -> Effects:
         profiles, messages = self._resolver.flush()
-        resolved, self._resolved = self._resolved, []
+        outputs = self.outputs()
         counts = {
-            ("resolved", ""): self._sent + len(resolved),
+            ("resolved", ""): self._sent,
             ("duplicate", ""): self._duplicates,
             ("repeated", ""): self._repeated,
             ("ignored", "consent"): self._ignored_consents,
@@ -181,7 +181,7 @@ class IdentifyPartition:
         self._resolver.trim(self._leg.cached())
         return Effects(
             (
-                {Topic.PROFILES.value: profiles, Topic.RESOLVED.value: resolved},
+                {Topic.PROFILES.value: profiles, **outputs},
                 {Topic.IDENTITY.value: messages},
                 STATE,
             ),

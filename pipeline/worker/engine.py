@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,7 @@ class LegEngine:
         self._parts: dict[int, PartitionLeg] = {}
         self._most_held = config.checkpoint_records * leg.stretch
         self._taken = 0  # records since the last checkpoint began
-        self._unsent = 0  # of those whose output need not wait, records since that was last sent
+        self._unsent = 0  # and since output that need not wait for it was sent
         self._taken_at = 0.0
         self._lag = 0  # records that wait at the broker, as of the last tick
         self._latest = 0  # greatest record time seen, ms: the changelog's timestamps, so that they are no clock
@@ -363,8 +363,7 @@ class LegEngine:
         if not self._taken:
             self._taken_at = started
         self._taken += len(records)
-        if isinstance(part, Streaming):
-            self._unsent += len(records)
+        self._unsent += len(records)
         self._latest = max(self._latest, records[-1].timestamp)
         self._wake.set()
         await self._make_room()
@@ -372,23 +371,21 @@ class LegEngine:
     async def _make_room(self) -> None:
         """Write what there is too much of; wait while too much is underway."""
         some = self.config.checkpoint_records
-        while not self.failed.done():
-            full = self._taken >= self._most_held <= self._held()
+        while self._taken >= some and not self.failed.done():
+            streaming = [part for part in self._parts.values() if isinstance(part, Streaming)]
+            held = sum(part.held() for part in streaming) if streaming else self._taken
+            unsent = self._unsent if streaming else 0
+            full = self._taken >= self._most_held <= held
             if self._flush is not None:
-                if not full and self._unsent < 2 * some:
+                if not full and unsent < 2 * some:
                     break
                 await asyncio.wait({self._flush})
             elif full:
                 self._begin()
-            elif self._unsent >= some:
-                self._send()
+            elif unsent >= some:
+                self._send(streaming)
             else:
                 break
-
-    def _held(self) -> int:
-        """What waits for the next checkpoint."""
-        streaming = [part for part in self._parts.values() if isinstance(part, Streaming)]
-        return sum(part.held() for part in streaming) if streaming else self._taken
 
     async def _await_dependency(self) -> None:
         """Wait while what the leg depends on is away: nothing is taken in, and nothing of it acknowledged."""
@@ -519,15 +516,16 @@ class LegEngine:
             for number, rows in parts.items()
             if (outs := rows.changes(self._latest))
         ]
-        self._flush = asyncio.ensure_future(self._write(effects, changes, mark, taken))
-        self._flush.add_done_callback(self._flushed)
+        self._in_background(self._write(effects, changes, mark, taken))
 
-    def _send(self) -> None:
+    def _send(self, streaming: Iterable[Streaming]) -> None:
         """Write, in the background, what need not wait for a checkpoint."""
         assert self._flush is None
         self._unsent = 0
-        outs = together(part.outputs() for part in self._parts.values() if isinstance(part, Streaming))
-        self._flush = asyncio.ensure_future(self._write_out(outs))
+        self._in_background(self._write_out(together(part.outputs() for part in streaming)))
+
+    def _in_background(self, writing: Coroutine[Any, Any, None]) -> None:
+        self._flush = asyncio.ensure_future(writing)
         self._flush.add_done_callback(self._flushed)
 
     async def _write_out(self, outs: Mapping[str, list[Out]]) -> None:
@@ -662,7 +660,12 @@ def merge(effects: list[Effects]) -> list[dict[str, list[Out]] | str]:
             assert all(e.phases[i] == phase for e in effects)
             merged.append(phase)
             continue
-        merged.append(together(part for e in effects if isinstance(part := e.phases[i], dict)))
+        outputs: list[dict[str, list[Out]]] = []
+        for e in effects:
+            part = e.phases[i]
+            assert isinstance(part, dict)
+            outputs.append(part)
+        merged.append(together(outputs))
     return merged
 
 
