@@ -19,6 +19,7 @@ from pipeline.stages.reference import decide
 
 SETS = ("febrl1", "febrl2", "febrl3", "febrl4")
 WITH = {"soc_sec_id": False, "soc_sec_id, name + date of birth": True}
+NAME = ("given_name", "surname", "date_of_birth")
 Fields = Mapping[str, Any]
 
 
@@ -47,8 +48,8 @@ def as_sent(record: str, fields: Fields, number: int, names: bool) -> Iterator[S
     person = int(record.split("-")[1])
     ids = [fields.get("soc_sec_id")]
     if names:
-        parts = [fields.get(name) for name in ("given_name", "surname", "date_of_birth")]
-        ids.append("|".join(part for part in parts if part) if all(parts) else None)
+        parts = [part for name in NAME if (part := fields.get(name))]
+        ids.append("|".join(parts) if len(parts) == len(NAME) else None)
     for i, found in enumerate(ids):
         traits = {"id": found} if found else {}
         event = {

@@ -24,31 +24,18 @@ NAIVE_EVENTS = 20_000
 Say = Callable[[str], None]
 
 
-def ours(bootstrap: str, events: int, seed: int, say: Say) -> Measured:
-    with setting(bootstrap) as s:
-        say(f"writing {events:,} events")
-        s.broker.fill(s.topic(Topic.RAW), workload.events(events, seed=seed))
-        say("sealstream works")
-        with s.worker("protect") as worker:
-            outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
-            return throughput(worker, lambda: s.broker.end(*outputs), events)
-
-
-def shared(bootstrap: str, events: int, workers: int, cores: float | None, seed: int, say: Say) -> float:
-    """Events per second that `workers` do together, from the moment that half of the events are done.
-
-    `cores`: what each of them may use, at most.
-    """
+def ours(bootstrap: str, events: int, seed: int, say: Say, *, workers: int = 1, cores: float | None = None) -> Measured:
+    """What `workers` do together, each with `cores` of a core at most; CPU and memory are those of one of them."""
     with setting(bootstrap) as s, ExitStack() as running:
         say(f"writing {events:,} events")
         s.broker.fill(s.topic(Topic.RAW), workload.events(events, seed=seed))
-        say(f"{workers} at work" + (f", {cores} of a core each" if cores else ""))
+        say("sealstream works" + (f", in {workers} processes" if workers > 1 else ""))
         made = [running.enter_context(s.worker("protect")) for _ in range(workers)]
         for worker in made:
             if cores:
                 running.enter_context(share(worker.pid, cores))
         outputs = s.topic(Topic.PROTECTED), s.topic(Topic.REJECTED)
-        return throughput(made[0], lambda: s.broker.end(*outputs), events).events_per_second
+        return throughput(made[0], lambda: s.broker.end(*outputs), events)
 
 
 def java(main: str, say: Say) -> list[str]:

@@ -16,18 +16,18 @@ PERIOD_US = 20_000
 @contextmanager
 def share(pid: int, cores: float) -> Iterator[None]:
     """Until the context ends, the threads of `pid` together run at most so much: 0.4 is 40 % of one core."""
-    quota, v1 = int(cores * PERIOD_US), (V1 / "cgroup.procs").exists()
-    root = V1 if v1 else V2
+    quota = int(cores * PERIOD_US)
+    root, limits = V2, {"cpu.max": f"{quota} {PERIOD_US}"}
+    if (V1 / "cgroup.procs").exists():
+        root, limits = V1, {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota)}
     group = root / f"sealstream-bench-{pid}"
     try:
         group.mkdir()
-        if v1:
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (group / "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            (group / "cpu.max").write_text(f"{quota} {PERIOD_US}")
-        (group / "cgroup.procs").write_text(str(pid))
+        for name, value in {**limits, "cgroup.procs": str(pid)}.items():
+            (group / name).write_text(value)
     except OSError as e:
+        with suppress(OSError):
+            group.rmdir()
         raise Misuse(f"--cores needs Linux control groups and the right to make one ({e.strerror})") from None
     try:
         yield
