@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from aiokafka.partitioner import murmur2
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
@@ -18,6 +17,7 @@ from pipeline.adapters.resize import MOVED_TO, Home, Plan, Resize, Rows
 from pipeline.adapters.topics import Spec, apply
 from pipeline.errors import Fatal, Misuse
 from pipeline.stages.identity_rows import evidence_homes, evidence_key, pack, pack_members
+from tests.flow.identity_world import partition_of
 from tests.integration.tools import Got, read_all
 
 pytestmark = pytest.mark.broker
@@ -25,10 +25,6 @@ pytestmark = pytest.mark.broker
 
 def by_key(_: Iterable[bytes]) -> Home:
     return lambda key: key
-
-
-def partition_of(key: bytes, count: int) -> int:
-    return int((murmur2(key) & 0x7FFFFFFF) % count)
 
 
 def live(records: Iterable[Got]) -> dict[tuple[int, bytes], bytes]:

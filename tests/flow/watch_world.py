@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from aiokafka.partitioner import murmur2
 
 from pipeline.events import Alert, Origin, ProtectedEvent, RawRecord, SourceBatch
 from pipeline.flow.watch import WatchConfig, WatchLeg
@@ -13,9 +12,9 @@ from pipeline.outcomes import Reason, RejectedRecord, Stage
 from pipeline.ports import STATE, Effects, Out, PartitionLeg
 from pipeline.stages.score import Scorer
 
+from .identity_world import partition_of
+
 START = 1_790_000_040_000  # ms; a whole minute
-
-
 CANARY = "jane.canary@example.com bought"
 """The free text of every event's name: it must not travel on."""
 
@@ -48,10 +47,6 @@ class DictTable:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 class World:

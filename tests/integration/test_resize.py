@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from aiokafka.partitioner import murmur2
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from pipeline import settings, wiring
@@ -28,6 +27,7 @@ from pipeline.events import Topic
 from pipeline.stages.identity_rows import unpack, unpack_members
 from pipeline.worker.engine import EngineConfig
 from pipeline.worker.startup import await_topics
+from tests.flow.identity_world import partition_of
 from tests.integration.pipeline_stage import Pipeline, account, origin_of
 from tests.integration.tools import Got, ending, ends, read_all, wait_for
 
@@ -66,10 +66,6 @@ def old_and_new() -> tuple[Iterator[story.DemoEvent], Iterator[story.DemoEvent]]
 def topic_of(pipeline: Pipeline, name: str) -> str:
     leg, slash, table = name.partition("/")
     return changelog_name(leg, table, prefix=pipeline.prefix) if slash else pipeline.prefix + name
-
-
-def partition_of(key: bytes, count: int) -> int:
-    return int((murmur2(key) & 0x7FFFFFFF) % count)
 
 
 def live(records: list[Got]) -> dict[tuple[int, bytes], bytes]:
