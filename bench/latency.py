@@ -51,13 +51,14 @@ class Latencies(msgspec.Struct):
 
 
 def ours(
-    bootstrap: str, rate: int, seconds: int, customers: int, seed: int, say: Callable[[str], None], warm_up: int = 5
+    bootstrap: str, rate: int, seconds: int, customers: int, seed: int, say: Callable[[str], None], warm_up: int = 20
 ) -> Latencies:
     """Send `rate` events/s for `seconds` after `warm_up` seconds that are not counted."""
     with setting(bootstrap) as s, s.worker("protect,identify,watch") as worker:
         say("warming up: the first event of every device")
         known = s.broker.fill(s.topic(Topic.RAW), workload.first_pass(customers, DEVICES, seed=seed))
         throughput(worker, lambda: s.broker.committed(s.group("identify"), s.topic(Topic.PROTECTED)), known)
+        _settle(s, worker.check)
         stop, start_counting = threading.Event(), threading.Event()
         sent = [0]
         stream = workload.live(rate * (seconds + warm_up + 30), seed, customers, DEVICES)
@@ -79,6 +80,17 @@ def ours(
             sender.join(10)
             watcher.close()
     return watcher.result(sent[0], rss)
+
+
+def _settle(s: Setting, check: Callable[[], None], limit: float = 300.0) -> None:
+    """Wait until the worker has dealt with what the first events had it write to itself, too."""
+    own = s.topic(Topic.IDENTITY)
+    until = time.monotonic() + limit
+    while (left := s.broker.end(own) - s.broker.committed(s.group("identify"), own)) > 0:
+        check()
+        if time.monotonic() > until:
+            raise RuntimeError(f"{left} of the worker's own messages are left after {limit:.0f} s")
+        time.sleep(0.2)
 
 
 def _watch(watcher: _Watcher, check: Callable[[], None], seconds: float) -> None:

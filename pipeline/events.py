@@ -35,6 +35,9 @@ class Topic(StrEnum):
 SOURCE_HEADER = "source-id"
 SEAL_KEY_HEADER = "seal-key"
 """On a raw record that its producer sealed: `crypto.sessions`."""
+TIMESTAMP_HEADER = "source-timestamp"
+SIGNATURE_HEADER = "source-signature"
+"""On a raw record that its source signed: `crypto.signatures`."""
 SOURCE_CHARS = 128
 
 
@@ -106,6 +109,11 @@ class Origin(msgspec.Struct, frozen=True, order=True):
 def frame(*parts: bytes) -> bytes:
     """Injective framing: each part behind its length as 4 bytes big-endian, so no two lists give the same bytes."""
     return b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+
+
+def optional(part: bytes | None) -> bytes:
+    """0x00 for none, 0x01 ‖ frame(part) otherwise: none and empty differ, as in Kafka."""
+    return b"\x00" if part is None else b"\x01" + frame(part)
 
 
 class EventIds:

@@ -110,6 +110,16 @@ class Settings(BaseSettings):
         description="Sources, separated by commas, whose plaintext is rejected as not_sealed; `*`: all. A record "
         "without the header source-id is of the source `unknown`.",
     )
+    require_signed: str = Field(
+        default="",
+        description="Sources, separated by commas, whose records are rejected as unsigned while they are not "
+        "registered (`sealstream sources add`); `*`: all. Registered ones must sign in any case.",
+    )
+    signature_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        default=900.0,
+        description="How far a signature's time and Kafka's may be apart, else the record is expired. A quarter of an "
+        "hour: producers send again for some minutes while brokers are away.",
+    )
     max_batch_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4_000, description="Records of one fetch of a partition: throughput is flat above, memory is not."
     )
@@ -195,7 +205,7 @@ class Settings(BaseSettings):
             raise ValueError("must read host:port, several separated by commas")
         return ",".join(servers)
 
-    @field_validator("require_sealed")
+    @field_validator("require_sealed", "require_signed")
     @classmethod
     def _sources(cls, value: str) -> str:
         if value and not all(is_source(name.strip()) for name in value.split(",")):
@@ -252,7 +262,10 @@ class Settings(BaseSettings):
         return self.kafka
 
     def must_seal(self) -> frozenset[str]:
-        return frozenset(name.strip() for name in self.require_sealed.split(",") if name)
+        return _names(self.require_sealed)
+
+    def must_sign(self) -> frozenset[str]:
+        return _names(self.require_signed)
 
     def keys_path(self) -> Path:
         return self.key_file or self.state_dir / "keys.json"
@@ -286,6 +299,10 @@ class Settings(BaseSettings):
             given |= {"ssl.ca.location": self.kafka_ca_file, "ssl.certificate.location": self.kafka_cert_file}
             given["ssl.key.location"] = self.kafka_cert_key_file
         return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _names(value: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in value.split(",") if name)
 
 
 def _is_address(value: str) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files
+from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files, source_list
 from .adapters.changelog import last_values, standing
 from .adapters.kek_lease import KekLease
 from .adapters.key_uses import KeyUses
@@ -24,6 +24,7 @@ from .adapters.reader import Reader
 from .adapters.refold import Refold
 from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
 from .adapters.rules_version import RulesVersion
+from .adapters.source_list import SourceList
 from .adapters.standstill import blockers
 from .adapters.topic_specs import SUBJECT_KEYS
 from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
@@ -31,20 +32,28 @@ from .adapters.writer import Writer
 from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
 from .crypto.kek import Kek, LocalKek
-from .crypto.keyring import KeyRing
+from .crypto.keyring import KeyRing, Purpose
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
 from .errors import Misuse
-from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
+from .events import (
+    SEAL_KEY_HEADER,
+    SIGNATURE_HEADER,
+    SOURCE_HEADER,
+    TIMESTAMP_HEADER,
+    Topic,
+)
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg, Uses
 from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
 from .settings import Settings
+from .stages.authenticate import Authenticator
 from .stages.decision import SOURCE as OPERATOR
 from .stages.identity_rows import evidence_homes, token_home
 from .stages.link import Rules, load_rules
 from .stages.registry import Registry
+from .stages.sources import Secret, Source
 from .stages.tokenize import Tokens
 from .verify.log import Snapshot
 
@@ -162,7 +171,7 @@ def subject_rows(config: Settings) -> dict[tuple[int, bytes], bytes]:
 
 
 def protect_leg(config: Settings, ring: KeyRing) -> ProtectLeg:
-    """With the rules of the files."""
+    """With the rules of the files, and without sources: nobody needs to sign."""
     registry, rules = schema_files.load(config.schema_dir), identity_rules(config)
     return _protect_leg(config, registry, ring, rules)
 
@@ -174,6 +183,7 @@ def _protect_leg(
     rules: Rules,
     uses: Uses = lambda key_id, values: None,
     available: Callable[[], None] = lambda: None,
+    authenticator: Authenticator | None = None,
 ) -> ProtectLeg:
     return ProtectLeg(
         registry,
@@ -181,6 +191,7 @@ def _protect_leg(
         rules.blocked,
         max_event_bytes=config.max_event_bytes,
         must_seal=config.must_seal(),
+        authenticator=authenticator,
         uses=uses,
         available=available,
         clock=lambda: int(time.time() * 1000),
@@ -244,14 +255,56 @@ def _topic_of(config: Settings, name: str) -> str:
     return config.topic_prefix + name
 
 
-def sealed(config: Settings, source: str, event: bytes, now: int) -> Original:
-    """Return an event of our own as a record of `events.raw`; in clear only if there is no key to seal it to."""
-    header = (SOURCE_HEADER, source.encode())
-    keys = key_ring(config).public_keys(now) if config.keys_path().exists() else ()
-    if not keys:
-        return Original(None, event, (header,))
-    value, seal_key = Sealer(source, keys).seal(event, now)
-    return Original(None, value, (header, (SEAL_KEY_HEADER, seal_key)))
+def decided(config: Settings, event: bytes, now: int, key: bytes) -> Original:
+    """Return an event of the operator's as a record of `events.raw` with `key`.
+
+    Sealed and signed; where the ring has no key for the one or the other, or there is no ring, it is not.
+    """
+    headers = [(SOURCE_HEADER, OPERATOR.encode())]
+    if not config.keys_path().exists():
+        return Original(key, event, tuple(headers))
+    ring, seal_key = key_ring(config), None
+    if keys := ring.public_keys(now):
+        event, seal_key = Sealer(OPERATOR, keys).seal(event, now)
+        headers.append((SEAL_KEY_HEADER, seal_key))
+    if (signs := ring.in_use(Purpose.SOURCES, now)) is not None:
+        secret = ring.source_keys().secret(signs.version, OPERATOR, _operator_kid(signs.version))
+        assert secret is not None, "a key in use was destroyed"
+        at = str(now).encode()
+        signature = secret.signer(OPERATOR, _topic_of(config, Topic.RAW)).sign(at, seal_key, key, event)
+        headers += [(TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, signature)]
+    return Original(key, event, tuple(headers))
+
+
+def _operator_kid(version: int) -> str:
+    return f"{version:08x}"
+
+
+def authenticator(config: Settings, ring: KeyRing) -> Authenticator:
+    """Return what checks signatures; it knows the operator, who signs from when the first sources key became active."""
+    keys = [k for k in ring.keys if k.purpose is Purpose.SOURCES and k.key is not None]
+    operator = None
+    if keys:
+        secrets = (Secret(_operator_kid(k.version), k.version, keys[0].active_from) for k in keys)
+        operator = Source(OPERATOR, tuple(secrets))
+    return Authenticator(
+        _topic_of(config, Topic.RAW),
+        ring.source_keys(),
+        must_sign=config.must_sign(),
+        within_ms=round(config.signature_seconds * 1000),
+        operator=operator,
+    )
+
+
+def sources(config: Settings) -> source_list.Sources:
+    """Return the registered sources, by name. Needs the broker."""
+    return source_list.of(control.standing(*_kafka(config), _topic_of(config, Topic.CONTROL)))
+
+
+def announce_source(config: Settings, change: Callable[[int], Source]) -> Source:
+    """Register `change` of the time (ms) from which it holds; return it when every worker will know it by then."""
+    topic = _topic_of(config, Topic.CONTROL)
+    return source_list.announce(*_kafka(config), topic, change, lambda: int(time.time() * 1000))
 
 
 @contextmanager
@@ -396,8 +449,16 @@ def _makers(
             return leased_ring(config, provider)
 
         def protect() -> Leg:
-            ring, available = keys()
-            return _protect_leg(config, registry, ring, rules(), uses, available)
+            ring, leased = keys()
+            known = authenticator(config, ring)
+            of_sources = SourceList(_kafka(config), _topic_of(config, Topic.CONTROL), known.know)
+            of_sources.keep()
+
+            def available() -> None:
+                leased()
+                of_sources.check()
+
+            return _protect_leg(config, registry, ring, rules(), uses, available, known)
 
         if provider is None:
             keys()
@@ -410,11 +471,11 @@ def rights(config: Settings, show: Show) -> Iterator[Topics]:
     """Yield what `sealstream erase` and `export` read and write."""
     from .rights.topics import Topics
 
-    def seal(event: bytes, now: int) -> Original:
-        return sealed(config, OPERATOR, event, now)
+    def record_of(event: bytes, now: int, key: bytes) -> Original:
+        return decided(config, event, now, key)
 
     with positions(config) as at:
-        yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, seal, show)
+        yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, record_of, show)
 
 
 @contextmanager

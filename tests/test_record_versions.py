@@ -29,6 +29,7 @@ from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import Alert, AlertStatus, Feature, RawRecord, Severity, SourceBatch, Topic, frame
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.stages import identity_rows
+from pipeline.stages.authenticate import Authenticator
 from pipeline.stages.content import event_decoder
 from pipeline.stages.identity_rows import (
     Apart,
@@ -393,7 +394,13 @@ def test_newer_rejects_are_replayed() -> None:
     side, record = Leg().one({"type": "track"})
     assert side == "rejected"
     sent: list[object] = []
-    run = Replay(ring(), frozenset(), None, lambda original, _: sent.append(original.value))
+    run = Replay(
+        ring(),
+        Authenticator("events.raw", ring().source_keys()),
+        frozenset(),
+        None,
+        lambda original, _: sent.append(original.value),
+    )
 
     class Found:
         partition, offset, value = 0, 0, _newer(record)

@@ -14,7 +14,6 @@ from .. import settings
 from ..errors import Misuse
 from ..events import Topic
 from ..explain.names import short
-from ..stages.decision import SOURCE
 from . import identifiers
 from .identifiers import json_option, key_option
 
@@ -96,7 +95,7 @@ def _decide(
     except UnicodeEncodeError:
         raise Misuse("--reason and --operator must be UTF-8") from None
     with wiring.sender(config, Topic.RAW) as send:
-        send(wiring.sealed(config, SOURCE, value, now)._replace(key=one.encode()), now)
+        send(wiring.decided(config, value, now, one.encode()), now)
     if as_json:
         told = {"sent": kind, "message_id": message_id, "time": now, "left": one, "right": other, "will": _WILL[kind]}
         click.echo(json.dumps(told))

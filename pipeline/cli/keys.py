@@ -22,7 +22,10 @@ from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
 from .identifiers import iso, key_option
 
-_NONE: dict[str, str] = {Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch"}
+_NONE: dict[str, str] = {
+    Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch",
+    Purpose.SOURCES: "nobody can sign; `keys rotate sources` makes one",
+}
 """What a ring goes on with that has no key of a purpose."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
@@ -143,7 +146,8 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
 
     The former version is decrypt-only then. A former token key overlaps until it is retired: events carry each token
     under both versions, so that whoever comes meanwhile stays one profile, with its id. `subjects` is the epoch, which
-    wraps the keys of people: from TIME on workers wrap all of them anew, and what they sealed stays as it is.
+    wraps the keys of people: from TIME on workers wrap all of them anew, and what they sealed stays as it is. From
+    `sources` the secrets are derived by which sources sign; those of before stay valid until that version is destroyed.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
     the new file before TIME: give a time ahead, or stop them meanwhile.
@@ -154,7 +158,7 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
       sealstream keys rotate token --json
     """
     key, now = os.urandom(KEY_BYTES), _now()
-    start = now if since is None else _time(since)
+    start = now if since is None else time_of(since)
 
     def make(ring: KeyRing) -> KeyRing:
         return ring.rotated(Purpose(purpose), key, start, now)
@@ -182,7 +186,7 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
       sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
     """
     now = _now()
-    start = now if since is None else _time(since)
+    start = now if since is None else time_of(since)
     _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
     if not as_json:
         click.echo(f"{name} is decrypt-only")
@@ -340,7 +344,8 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _time(text: str) -> int:
+def time_of(text: str) -> int:
+    """Return ms since 1970 of what `from_option` takes, or raise `Misuse`."""
     try:
         time_ = datetime.fromisoformat(text)
     except ValueError:

@@ -26,6 +26,7 @@ from .replay import replay
 from .rights import erase, export
 from .schemas import schemas
 from .serve import serve
+from .sources import sources
 from .topics import topics
 from .verify import verify
 from .worker import worker
@@ -47,7 +48,9 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, serve, topics, schemas, protect, identity, keys, erase, export, replay, verify, bench):
+_RUN = demo, worker, serve, topics, schemas, protect, identity
+_GOVERN = keys, sources, erase, export, replay, verify, bench
+for _command in _RUN + _GOVERN:
     cli.add_command(_command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from ..crypto.keyring import KeyRing
 from ..crypto.rejects import Original, RejectBox
 from ..crypto.seal import SealBroken
 from ..errors import Misuse
-from ..events import Origin, Topic, event_id
+from ..events import Origin, RawRecord, Topic, event_id
 from ..outcomes import Reason, RejectedRecord
+from ..stages.authenticate import Authenticator
 
 REPLAYED_FROM = "replayed-from"
 
@@ -54,8 +56,9 @@ def replay(
     """Send rejected records to events.raw again, with the key, value, headers and Kafka time that they had.
 
     Fix their cause first (a schema, a source), then replay. Each record gets one more header, `replayed-from`, with the
-    origin that was rejected. Nothing is deleted: the summary says at which offsets to go on the next time. Exit code 1
-    if a record does not open.
+    origin that was rejected. What its source had signed is signed again, as of now; of what was `expired` only with
+    --reason expired, since somebody may have sent it a second time. Nothing is deleted: the summary says at which
+    offsets to go on the next time. Exit code 1 if a record does not open.
 
     \b
     Examples:
@@ -68,8 +71,10 @@ def replay(
     ring = wiring.key_ring(config)
     with wiring.reader(config, Topic.REJECTED) as found:
         starts = _starts(since, found.partitions)
+    known = wiring.authenticator(config, ring)
+    known.know(wiring.sources(config).values())
     with wiring.reader(config, Topic.REJECTED, starts) as found, wiring.sender(config, Topic.RAW) as send:
-        run = Replay(ring, frozenset(reasons), limit, (lambda *_: None) if dry_run else send)
+        run = Replay(ring, known, frozenset(reasons), limit, (lambda *_: None) if dry_run else send)
         with _progress(found.total) as step:
             for record in found:
                 if not run.take(record):
@@ -83,9 +88,17 @@ class Replay:
     """One run: what it looked at, sent, and could not open."""
 
     def __init__(
-        self, ring: KeyRing, reasons: frozenset[str], limit: int | None, send: Callable[[Original, int], None]
+        self,
+        ring: KeyRing,
+        known: Authenticator,
+        reasons: frozenset[str],
+        limit: int | None,
+        send: Callable[[Original, int], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._ring = ring
+        self._known = known
+        self._clock = clock
         self._reasons = reasons
         self._limit = limit
         self._send = send
@@ -110,9 +123,17 @@ class Replay:
         except (msgspec.DecodeError, SealBroken, ValueError):
             self.unopened += 1
             return True
+        original = self._signed(original, rejected)
         self._send(again(original, rejected.origin), rejected.received_at)
         self.replayed[rejected.reason.value] += 1
         return True
+
+    def _signed(self, original: Original, rejected: RejectedRecord) -> Original:
+        if rejected.reason is Reason.EXPIRED and Reason.EXPIRED not in self._reasons:
+            return original
+        record = RawRecord(0, rejected.received_at, original.key, original.value, original.headers)
+        headers = self._known.signed_again(record, int(self._clock() * 1000))
+        return original if headers is None else original._replace(headers=headers)
 
     def _open(self, rejected: RejectedRecord) -> Original:
         box = self._boxes.get(rejected.key_id)

@@ -1,4 +1,4 @@
-"""A sealed producer for asyncio, on aiokafka: batches, retries and order within a partition are aiokafka's."""
+"""A producer that seals and signs, for asyncio: batches, retries and order within a partition are aiokafka's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from .sealing import FLUSH_SECONDS, Event, Key, Sealing, partition_of, unwritten
 
 
 class AsyncProducer:
-    """Sends the events of one source, sealed; idempotent (acks=all). To be used with `async with`.
+    """Sends the events of one source, sealed and signed; idempotent (acks=all). To be used with `async with`.
 
-    `config` are aiokafka's arguments: `bootstrap_servers`, `security_protocol`, … `keys` is what
-    `sealstream keys public --json` prints; `Misuse` if it is not.
+    `config` are aiokafka's arguments: `bootstrap_servers`, `security_protocol`, … `keys` and `secret` are those of
+    `Producer`; `Misuse` if they are not.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, source: str, keys: bytes, topic: str = Topic.RAW.value) -> None:
-        self._sealing = Sealing(source, keys)
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        source: str,
+        keys: bytes,
+        secret: str | None = None,
+        topic: str = Topic.RAW.value,
+    ) -> None:
+        self._sealing = Sealing(source, keys, secret, topic)
         self._config = {**config, "enable_idempotence": True}
         self._topic = topic
         self._failed = 0

@@ -1,4 +1,4 @@
-"""What both producers do to an event: its bytes sealed, its headers, its partition."""
+"""What both producers do to an event: its bytes sealed and signed, its headers, its partition."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import msgspec
 
 from ..adapters.partitioner import partitions
 from ..crypto.sessions import Sealer, read_public
+from ..crypto.signatures import SourceSecret
 from ..errors import Misuse, Transient
-from ..events import SEAL_KEY_HEADER, SOURCE_CHARS, SOURCE_HEADER, is_source
+from ..events import SEAL_KEY_HEADER, SIGNATURE_HEADER, SOURCE_CHARS, SOURCE_HEADER, TIMESTAMP_HEADER, is_source
 
 FLUSH_SECONDS = 30.0
 Event = Mapping[str, Any] | bytes
@@ -19,19 +20,25 @@ Key = str | bytes
 
 
 class Sealing:
-    """Makes the sealed records of one source."""
+    """Makes the records of one source for one topic: sealed, and signed if it has a secret."""
 
-    def __init__(self, source: str, keys: bytes) -> None:
+    def __init__(self, source: str, keys: bytes, secret: str | None, topic: str) -> None:
         if not is_source(source):
             raise Misuse(f"source: 1 to {SOURCE_CHARS} printable characters")
         self._sealer = Sealer(source, read_public(keys))
         self._source = source.encode()
+        self._signer = None if secret is None else SourceSecret.parse(secret).signer(source, topic)
 
     def seal(self, event: Event) -> tuple[bytes, list[tuple[str, bytes]]]:
         """Return value and headers. `TypeError` for an event that has no JSON."""
         plain = event if isinstance(event, bytes) else msgspec.json.encode(event)
-        value, seal_key = self._sealer.seal(plain, int(time.time() * 1000))
-        return value, [(SOURCE_HEADER, self._source), (SEAL_KEY_HEADER, seal_key)]
+        now = int(time.time() * 1000)
+        value, seal_key = self._sealer.seal(plain, now)
+        headers = [(SOURCE_HEADER, self._source), (SEAL_KEY_HEADER, seal_key)]
+        if self._signer is not None:
+            at = str(now).encode()
+            headers += [(TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, self._signer.sign(at, seal_key, None, value))]
+        return value, headers
 
 
 def partition_of(key: Key, count: int) -> int:

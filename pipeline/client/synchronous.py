@@ -1,4 +1,4 @@
-"""A sealed producer on confluent-kafka: batches, retries and order within a partition are librdkafka's."""
+"""A producer that seals and signs: batches, retries and order within a partition are librdkafka's."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ _KNOWN_SECONDS = 300.0
 
 
 class Producer:
-    """Sends the events of one source, sealed. For any number of threads; idempotent (acks=all).
+    """Sends the events of one source, sealed and signed. For any number of threads; idempotent (acks=all).
 
     `config` is librdkafka's: `bootstrap.servers`, `security.protocol`, … `keys` is what `sealstream keys public --json`
-    prints; `Misuse` if it is not.
+    prints, `secret` what `sealstream sources add` gave; without it events are not signed. `Misuse` if they are not.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, source: str, keys: bytes, topic: str = Topic.RAW.value) -> None:
-        self._sealing = Sealing(source, keys)
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        source: str,
+        keys: bytes,
+        secret: str | None = None,
+        topic: str = Topic.RAW.value,
+    ) -> None:
+        self._sealing = Sealing(source, keys, secret, topic)
         self._topic = topic
         self._producer = confluent_kafka.Producer({**config, "enable.idempotence": True})
         self._partitions = 0

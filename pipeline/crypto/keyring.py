@@ -1,4 +1,4 @@
-"""The key ring: the KEK, and the token, rejects, producers and subjects keys by version, each with its state.
+"""The key ring: the KEK, and the token, rejects, producers, subjects and sources keys by version, each with its state.
 
 `to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
 sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
@@ -23,6 +23,7 @@ from .epochs import Epochs
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox, RejectBoxes
 from .sessions import Opener, PublicKey, public_key
+from .signatures import SourceKeys
 from .tokens import BEGINNING, END, Tokenizer, TokenKey
 
 FORMAT = "sealstream/key-ring/1"
@@ -41,6 +42,7 @@ class Purpose(StrEnum):
     REJECTS = "rejects"
     PRODUCERS = "producers"  # an X25519 private key, to whose public half producers seal
     SUBJECTS = "subjects"  # an epoch: wraps the keys of people
+    SOURCES = "sources"  # what the secrets are derived from by which sources sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,10 @@ class KeyRing:
         """Return the id of each KEK that may wrap the keys of people (16 hex) → `subjects.<version>`, or `KEK`."""
         names = {LocalKek(key).kek_id: k.key_id for k, key in self._usable(Purpose.SUBJECTS)}
         return {self._kek.kek_id: KEK, **names} if isinstance(self._kek, LocalKek) else names
+
+    def source_keys(self) -> SourceKeys:
+        """Return every sources key that was not destroyed; there may be none."""
+        return SourceKeys({k.version: key for k, key in self._usable(Purpose.SOURCES)})
 
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..events import frame
+from ..events import frame, optional
 from .aead import NONCE_BYTES, TAG_BYTES, InvalidTag, cipher
 from .seal import EVENT_ID_BYTES, SealBroken
 
@@ -100,10 +100,10 @@ class RejectBoxes:
 
 
 def pack(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
-    parts = [_optional(key), _optional(value), len(headers).to_bytes(4, "big")]
+    parts = [optional(key), optional(value), len(headers).to_bytes(4, "big")]
     for name, content in headers:
         parts.append(frame(name.encode("utf-8", "surrogateescape")))
-        parts.append(_optional(content))
+        parts.append(optional(content))
     return b"".join(parts)
 
 
@@ -115,10 +115,6 @@ def unpack(content: bytes) -> Original:
     headers = tuple((reader.text(), reader.optional()) for _ in range(reader.length()))
     reader.end()
     return Original(key, value, headers)
-
-
-def _optional(part: bytes | None) -> bytes:
-    return b"\x00" if part is None else b"\x01" + frame(part)
 
 
 class _Reader:

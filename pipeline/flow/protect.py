@@ -1,7 +1,7 @@
 """The protect leg: raw bytes → protected events, or rejects.
 
-    events.raw ─► unseal ─► decode ─► tokenize ─► seal ─► events.protected
-                    └──────────┴──────────┴─► reject ───► events.rejected
+    events.raw ─► authenticate ─► unseal ─► decode ─► tokenize ─► seal ─► events.protected
+                        └────────────┴─────────┴──────────┴─► reject ───► events.rejected
 
 Every record comes out once, on one side. Durable in the order state, output: a person's key stands in its changelog
 before the first event that it sealed is published. A crash in between leaves a key that the replay uses. What an
@@ -25,6 +25,7 @@ from ..errors import Transient
 from ..events import EventIds, Record, SourceBatch, Topic
 from ..outcomes import Reason, Rejected, Stage
 from ..ports import STATE, Effects, Out, PartitionLeg, Table
+from ..stages.authenticate import Authenticator
 from ..stages.block import Blocked
 from ..stages.decode import decode
 from ..stages.registry import Registry
@@ -51,7 +52,8 @@ class ProtectLeg:
 
     `blocked`: identifiers of nobody. `max_event_bytes`: a longer value is rejected. `must_seal`: sources whose
     plaintext is rejected, `*` for all. `uses` is told, by key id, how many values were made under a key of the ring,
-    before they leave; what it raises keeps them from leaving. `available`: raises while the KEK may not be used.
+    before they leave; what it raises keeps them from leaving. `available`: raises while the KEK may not be used, or
+    what is known of sources is old. `authenticator`: None passes every source.
     `clock` (ms): when a partition is opened, for the epoch in use; afterwards ticks tell it.
     """
 
@@ -69,6 +71,7 @@ class ProtectLeg:
         *,
         max_event_bytes: int = 1 << 20,
         must_seal: Collection[str] = (),
+        authenticator: Authenticator | None = None,
         uses: Uses = lambda key_id, values: None,
         available: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = lambda: 0,
@@ -82,6 +85,7 @@ class ProtectLeg:
         self.boxes = ring.reject_boxes()
         self.opener = ring.opener()
         self.must_seal = frozenset(must_seal)
+        self.authenticator = authenticator
         self.uses = uses
 
     def open(self, partition: int, tables: dict[str, Table]) -> PartitionLeg:
@@ -110,12 +114,16 @@ class ProtectPartition:
 
     def _protect(self, records: Sequence[Record], place: Place) -> None:
         leg = self._leg
+        count, refused = len(records), list[Rejected]()
+        if leg.authenticator is not None:
+            authentic = leg.authenticator.authenticate(records, leg.max_event_bytes)
+            records, refused = authentic.passed, authentic.rejected
         unsealed = unseal(records, leg.opener, leg.must_seal, leg.max_event_bytes)
         decoded = decode(unsealed.passed, leg.registry, leg.max_event_bytes)
         tokenized, dropped = tokenize(decoded.passed, leg.tokens)
-        rejects = unsealed.rejected + as_sent(decoded.rejected + tokenized.rejected)
+        rejects = refused + unsealed.rejected + as_sent(decoded.rejected + tokenized.rejected)
         rejects.sort(key=lambda r: r.record.offset)
-        assert len(tokenized.passed) + len(rejects) == len(records), "records in and out differ"
+        assert len(tokenized.passed) + len(rejects) == count, "records in and out differ"
 
         self._protected += seal(tokenized.passed, *place, self._keys)
         self._counts["protected", ""] += len(tokenized.passed)

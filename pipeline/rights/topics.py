@@ -20,20 +20,20 @@ Show = Callable[[str, Reader], Iterable[Found]]
 
 
 class Topics:
-    """`seal`: an event of the operator's, and the time in ms → the record of `events.raw`."""
+    """`record_of`: an event of the operator's, the time in ms and a key → the record of `events.raw`."""
 
     def __init__(
         self,
         kafka: tuple[str, Mapping[str, str]],
         name_of: Callable[[str], str],
         positions: Positions,
-        seal: Callable[[bytes, int], Original],
+        record_of: Callable[[bytes, int, bytes], Original],
         show: Show,
     ) -> None:
         self._kafka = kafka
         self._name_of = name_of
         self.positions = positions
-        self._seal = seal
+        self._record_of = record_of
         self.show = show
 
     def read(self, name: str, since: Mapping[int, int] | None = None) -> Reader:
@@ -53,10 +53,10 @@ class Topics:
         """Write markers to their partitions; they are on the broker then. `Transient` if they are not: some may be."""
         writer = Writer(*self._kafka)
         for marker in markers:
-            record = self._seal(marker.event, now)
+            record = self._record_of(marker.event, now, marker.token.encode())
             writer.send(
                 self._name_of(Topic.RAW),
-                marker.token.encode(),
+                record.key,
                 record.value,
                 timestamp=now,
                 headers=record.headers,

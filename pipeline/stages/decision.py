@@ -17,7 +17,7 @@ from .identity_rows import token_rank
 from .normalize import KINDS
 
 SOURCE = "operator"
-"""Nobody else decides. A header until sources sign: who may write to `events.raw` may call himself that."""
+"""Nobody else decides. Its records are signed with the key ring (`stages.authenticate`)."""
 
 _ERASURE = re.compile(r"[0-9a-f]{32}\Z")
 _TOKEN = re.compile(r"([a-z][a-z0-9_]*)\.[1-9][0-9]{0,8}\.[0-9a-f]{32}\Z")

@@ -25,6 +25,8 @@ from .registry import Registry
 AVRO_MARKER = b"\xc3\x01"
 _CONFLUENT_MAGIC = 0
 NO_SOURCE = "unknown"
+EVERY_SOURCE = "*"
+"""In the settings that name sources."""
 
 Json = msgspec.json.Decoder
 _any: Final = Json().decode

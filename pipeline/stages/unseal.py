@@ -11,7 +11,7 @@ Values that are empty, or longer than they may be, are left to `decode` as they 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -19,9 +19,7 @@ from ..crypto.seal import SealBroken
 from ..crypto.sessions import MAGIC, OVERHEAD, Opener, UnknownKey
 from ..events import SEAL_KEY_HEADER, Record
 from ..outcomes import Reason, Rejected, Split, Stage
-from .decode import Failure, source_of
-
-EVERY_SOURCE: Final = "*"
+from .decode import EVERY_SOURCE, Failure, source_of
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):

@@ -271,12 +271,13 @@ def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ(
     assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
         ("producers.1", ACTIVE, 1_700_000_000_000),
         ("rejects.1", ACTIVE, 1_700_000_000_000),
+        ("sources.1", ACTIVE, 1_700_000_000_000),
         ("subjects.1", ACTIVE, 1_700_000_000_000),
         ("token.1", ACTIVE, 1_700_000_000_000),
     ]
     kek = made.kek
     assert isinstance(kek, LocalKek)
-    assert len({kek.export(), *(k.key for k in made.keys)}) == 5
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 6
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
     assert made.reject_boxes().at(0).key_id == "rejects.1"

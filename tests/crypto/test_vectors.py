@@ -18,12 +18,15 @@ import hmac
 import json
 import re
 import stat
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pipeline.adapters import keyfile
 from pipeline.adapters.memory_table import MemoryTable
@@ -34,6 +37,7 @@ from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.rejects import Original, RejectBox, pack
 from pipeline.crypto.seal import SealPath, SubjectKey
 from pipeline.crypto.sessions import Opener, Sealer, public_key
+from pipeline.crypto.signatures import SourceKeys, SourceSecret
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.crypto.tokens import Tokenizer, TokenKey
 from pipeline.errors import Misuse
@@ -189,6 +193,27 @@ def test_what_the_project_seals_opens_by_the_page() -> None:
         key, nonce = hpke_got(private, seal_key[9:41], session_info(seal_key[1:9], "shop"))
         session = AESGCM(key).decrypt(nonce, seal_key[41:], b"")
         assert value == sealed_event(session, "shop", seal_key, counter, b"{}")
+
+
+@pytest.mark.parametrize("v", PROJECT["signatures"])
+def test_signatures(v: CASE) -> None:
+    def optional(content: str | None) -> bytes:
+        return b"\x00" if content is None else b"\x01" + frame(bytes.fromhex(content))
+
+    info = frame(b"sealstream/source-secret/1", v["source"].encode(), v["kid"].encode())
+    secret = HKDF(SHA256(), 32, None, info).derive(bytes.fromhex(KEYS["sources.1"]))
+    text = f"sks_{v['kid']}_{secret.hex()}"
+    assert f"{text}{zlib.crc32(text.encode()):08x}" == v["secret"]
+    signed = frame(b"sealstream/source-signature/1", v["source"].encode(), v["topic"].encode(), v["timestamp"].encode())
+    signed += optional(v["seal_key"]) + optional(v["key"]) + optional(v["value"])
+    assert f"v1.{v['kid']}.{hmac.new(secret, signed, hashlib.sha256).hexdigest()}" == v["signature"]
+
+    made = SourceKeys({1: bytes.fromhex(KEYS["sources.1"])}).secret(1, v["source"], v["kid"])
+    assert made is not None
+    assert made.export() == v["secret"]
+    parts = (None if v[name] is None else bytes.fromhex(v[name]) for name in ("seal_key", "key", "value"))
+    signer = SourceSecret.parse(v["secret"]).signer(v["source"], v["topic"])
+    assert signer.sign(v["timestamp"].encode(), *parts).decode() == v["signature"]
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
@@ -360,6 +385,19 @@ def test_aes_256_gcm_siv_of_rfc_8452(v: CASE) -> None:
         assert cipher.decrypt(nonce, bytes.fromhex(v["result"]), aad) == plain
 
 
+@pytest.mark.parametrize("v", read("gcm.json")["vectors"])
+def test_aes_256_gcm_of_its_authors(v: CASE) -> None:
+    key, nonce, plain, aad = (bytes.fromhex(v[name]) for name in ("key", "nonce", "plain", "aad"))
+    assert AESGCM(key).encrypt(nonce, plain, aad).hex() == v["result"]
+    assert AESGCM(key).decrypt(nonce, bytes.fromhex(v["result"]), aad) == plain
+
+
+@pytest.mark.parametrize("v", read("rfc5869.json")["vectors"])
+def test_hkdf_sha256_of_rfc_5869(v: CASE) -> None:
+    ikm, salt, info, okm = (bytes.fromhex(v[name]) for name in ("ikm", "salt", "info", "okm"))
+    assert HKDF(SHA256(), len(okm), salt or None, info).derive(ikm) == okm
+
+
 def test_hpke_of_rfc_9180() -> None:
     """`cryptography` takes no AAD, which the published message has: it opens one of ours under the published key."""
     v = {name: bytes.fromhex(content) for name, content in read("rfc9180.json")["vector"].items()}
@@ -387,4 +425,5 @@ def test_the_page_shows_these_vectors() -> None:
     shown += [row[name] for name in ("place", "kek_id", "commitment", "head", "record", "erased")]
     shown += [reject["content"], reject["sealed"]]
     shown += [PROJECT["sealed_events"][0][name] for name in ("public", "key_id", "seal_key", "value")]
+    shown += [PROJECT["signatures"][0][name] for name in ("secret", "signature")]
     assert [s for s in shown if s not in page] == []

@@ -17,6 +17,7 @@ from pipeline.crypto.seal import SealPath
 from pipeline.crypto.subjects import SubjectKeys
 from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.protect import ProtectLeg
+from pipeline.stages.authenticate import Authenticator
 from pipeline.stages.block import Blocked
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.registry import Registry
@@ -82,11 +83,17 @@ class Leg:
         max_event_bytes: int = 1 << 20,
         must_seal: Collection[str] = (),
         keys: KeyRing | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.table = MemoryTable()
         listed = rules().blocked if blocked is None else blocked
         self.leg = ProtectLeg(
-            found or registry(), keys or ring(), listed, max_event_bytes=max_event_bytes, must_seal=must_seal
+            found or registry(),
+            keys or ring(),
+            listed,
+            max_event_bytes=max_event_bytes,
+            must_seal=must_seal,
+            authenticator=authenticator,
         )
         self.part = self.leg.open(0, {"subject-keys": self.table})
         self.counts: dict[tuple[str, str], int] = {}

@@ -1,0 +1,177 @@
+"""Sources on `control`, one to a key, and the worker's view of them, which is never older than it may be.
+
+A change holds from `LEAD_MS` after it is announced. A worker looks three times a second; where it has not seen the end
+of `control` for `STALE_SECONDS` the stream waits (`ports.Dependent`). So a change is known to each worker before the
+first record that it is about, and a replay comes out the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+
+import msgspec
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from ..errors import Fatal, Misuse, SealstreamError, Transient
+from ..outcomes import UNDECODABLE
+from ..stages.sources import LEAD_MS, Source
+from .reader import unreachable
+from .writer import Writer
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 0.3
+STALE_SECONDS = 1.0
+_AGAIN_SECONDS = 0.2
+_TIMEOUT = 5.0
+_PREFIX = b"sources/"
+Sources = dict[str, Source]
+
+
+def of(standing: Mapping[bytes, bytes]) -> Sources:
+    """Return the sources of what stands on `control`, by name. `Misuse` for what does not read back."""
+    found = {}
+    for key, value in standing.items():
+        if key.startswith(_PREFIX):
+            source = _read(key, value)
+            found[source.name] = source
+    return found
+
+
+def _read(key: bytes, value: bytes) -> Source:
+    try:
+        source = msgspec.json.decode(value, type=Source)
+        if _key(source) == key and source.secrets:
+            return source
+    except UNDECODABLE:
+        pass
+    raise Misuse("control: a source does not read back; who else writes to that topic?")
+
+
+def _key(source: Source) -> bytes:
+    return _PREFIX + source.name.encode()
+
+
+def announce(
+    bootstrap: str,
+    security: Mapping[str, str],
+    topic: str,
+    change: Callable[[int], Source],
+    now: Callable[[], int],
+    tries: int = 5,
+) -> Source:
+    """Put `change` of the time (ms) from which it holds on `control`, and return it: durable well before that time.
+
+    `Transient` if Kafka is too slow for that; it may stand there nevertheless.
+    """
+    writer = Writer(bootstrap, security)
+    for _ in range(tries):  # the first one has to connect
+        begun = now()
+        source = change(begun + LEAD_MS)
+        writer.send(topic, _key(source), msgspec.json.encode(source))
+        writer.flush()
+        if now() - begun < LEAD_MS - STALE_SECONDS * 1000:
+            return source
+    raise Transient("Kafka took too long: it may hold late, and on some workers later than on others; do it again")
+
+
+class SourceList:
+    """What the worker knows of sources. `use` is given all of them, at once and at each change."""
+
+    def __init__(
+        self,
+        kafka: tuple[str, Mapping[str, str]],
+        topic: str,
+        use: Callable[[Collection[Source]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kafka, self._topic, self._use, self._clock = kafka, topic, use, clock
+        self._known: Sources = {}
+        self._seen = float("-inf")
+        self._failure: SealstreamError | None = None
+
+    def check(self) -> None:
+        """Return while what is known is fresh; else raise why not, `Transient` unless that cannot mend itself."""
+        if self._clock() - self._seen < STALE_SECONDS:
+            return
+        failure = self._failure or Transient("sources: the topic control was not read in time")
+        raise type(failure)(str(failure))
+
+    def keep(self) -> None:
+        """Follow the topic from now on, in a thread that ends with the process."""
+        threading.Thread(target=self._keep, name="source-list", daemon=True).start()
+
+    def _keep(self) -> None:
+        while not isinstance(self._failure, Misuse | Fatal):
+            try:
+                with closing(self._consumer()) as consumer:
+                    self.follow(consumer, lambda: time.sleep(LOOK_SECONDS))
+            except KafkaException as error:
+                self._failure = unreachable(error)
+            except SealstreamError as error:
+                self._failure = error
+            except Exception as error:
+                self._failure = Fatal(f"reading the sources on control failed ({type(error).__name__})")
+            time.sleep(_AGAIN_SECONDS)
+        log.error("sources cannot be known", reason=str(self._failure))
+
+    def _consumer(self) -> Consumer:
+        bootstrap, security = self._kafka
+        return Consumer(
+            {
+                **security,
+                "bootstrap.servers": bootstrap,
+                "group.id": "sealstream-sources",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 100,
+            }
+        )
+
+    def follow(self, consumer: Consumer, rest: Callable[[], None]) -> None:
+        """Read along for good; `rest` between two looks. Raises what Kafka answers."""
+        at = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
+        consumer.assign([at])
+        known: Sources = {}
+        read = 0
+        while True:
+            began = self._clock()
+            _, end = consumer.get_watermark_offsets(at, timeout=_TIMEOUT, cached=False)
+            if end < read:
+                return  # another topic of that name: from its beginning
+            while read < end:
+                read = self._take(consumer, known, read)
+            self._seen_all(known, began)
+            rest()
+
+    def _take(self, consumer: Consumer, known: Sources, read: int) -> int:
+        message = consumer.poll(_TIMEOUT)
+        if message is None:
+            raise Transient("sources: Kafka stopped answering while control was being read")
+        error = message.error()
+        if error is not None:
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            return max(read, message.offset() or 0)
+        key, value = message.key() or b"", message.value()
+        if key.startswith(_PREFIX):
+            if value is None:
+                known.pop(key[len(_PREFIX) :].decode(errors="replace"), None)
+            else:
+                source = _read(key, value)
+                known[source.name] = source
+        return (message.offset() or 0) + 1
+
+    def _seen_all(self, known: Sources, began: float) -> None:
+        if known != self._known or self._seen == float("-inf"):
+            self._use(known.values())
+            self._known = dict(known)
+        if self._failure is not None:
+            log.info("the sources on control can be read again")
+            self._failure = None
+        self._seen = began
