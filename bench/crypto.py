@@ -1,7 +1,8 @@
 """What the protect leg's cryptography costs, in memory: tokens, seals, people's keys, and what producers sealed.
 
 CPU µs per use, each the median of the rounds. An *event* is 3 tokens (user id, e-mail address, device's cookie), the
-look-up of the person's key and 4 sealed fields; without JSON, event id and Kafka, which `bench protect` measures.
+look-up of the person's key and 4 sealed fields; without JSON, event id and Kafka, which `bench protect` measures. As in
+the protect leg, the values were made just before, `AT_ONCE` events at a time, and are in the processor's cache.
 """
 
 from __future__ import annotations
@@ -22,8 +23,20 @@ from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.seal import EVENT_ID_BYTES, SealPath
 from pipeline.crypto.sessions import Sealer
 from pipeline.crypto.subjects import SubjectKeys
-from pipeline.events import SEAL_KEY_HEADER, SOURCE_HEADER, EventIds, RawRecord
-from pipeline.stages.extract import Makers, Secret
+from pipeline.events import (
+    SEAL_KEY_HEADER,
+    SIGNATURE_HEADER,
+    SOURCE_HEADER,
+    TIMESTAMP_HEADER,
+    EventIds,
+    RawRecord,
+    Topic,
+)
+from pipeline.flow.protect import AT_ONCE
+from pipeline.stages.authenticate import Authenticator
+from pipeline.stages.extract import Makers
+from pipeline.stages.extract import Secret as Plain
+from pipeline.stages.sources import Secret, Source
 from pipeline.stages.tokenize import Tokens
 from pipeline.stages.unseal import unseal
 
@@ -50,7 +63,7 @@ class Person:
         self.user, self.email, phone = (_VALUES[kind](number) for kind in ("user_id", "email", "phone"))
         self.device = _VALUES["device_id"](number)
         plain = self.user, f"10.0.{number >> 8 & 255}.{number & 255}", self.email, phone
-        self.secrets: list[Secret] = [(at, b'"%b"' % value.encode()) for at, value in zip(_AT, plain, strict=True)]
+        self.secrets: list[Plain] = [(at, b'"%b"' % value.encode()) for at, value in zip(_AT, plain, strict=True)]
 
 
 def costs(subjects: int, rounds: int, seed: int) -> dict[str, float]:
@@ -79,12 +92,11 @@ def _keys(ring: KeyRing, subjects: int, seed: int) -> dict[str, float]:
     anchors = [makers["user_id"](_VALUES["user_id"](n)) or "" for n in range(subjects)]
     keys = SubjectKeys(table, ring.epochs())
     found = {"subject_key_new": _microseconds(lambda anchor: keys.get(anchor, 0), anchors)}
-    everybody = [Person(n) for n in range(subjects)]
+    everybody, few = range(subjects), range(min(subjects, REMEMBERED))
 
     for _ in range(subjects // USES + 1):  # until the caches hold what such events leave there
         _events(makers, keys, rng.choices(everybody, k=USES))
     found["event"] = _events(makers, keys, rng.choices(everybody, k=USES))
-    few = everybody[:REMEMBERED]
     _events(makers, keys, few)
     found["event_remembered"] = _events(makers, keys, rng.choices(few, k=USES))
 
@@ -92,7 +104,7 @@ def _keys(ring: KeyRing, subjects: int, seed: int) -> dict[str, float]:
     keys.get(anchors[0], 0)
     found["event_cold"] = _events(makers, keys, rng.sample(everybody[1:], min(USES, subjects - 1)))
 
-    key, secret = keys.get(anchors[0], 0), everybody[0].secrets[2]
+    key, secret = keys.get(anchors[0], 0), Person(0).secrets[2]
     ids = [os.urandom(EVENT_ID_BYTES) for _ in range(USES)]
     found["seal"] = _microseconds(lambda event_id: key.seal_all(event_id, (secret,)), ids)
     at, sealed = secret[0], [(event_id, key.seal_all(event_id, (secret,))[secret[0].path]) for event_id in ids]
@@ -100,9 +112,9 @@ def _keys(ring: KeyRing, subjects: int, seed: int) -> dict[str, float]:
     return found
 
 
-def _events(makers: Makers, keys: SubjectKeys, people: Sequence[Person]) -> float:
+def _events(makers: Makers, keys: SubjectKeys, numbers: Sequence[int]) -> float:
+    """µs of an event, of one for each of these customers."""
     ids = EventIds("events.raw", "", 0)
-    events = [(person, ids.of(offset), offset) for offset, person in enumerate(people)]
     user_id, email, device = makers["user_id"], makers["email"], makers["anonymous_id"]
 
     def protect(event: tuple[Person, bytes, int]) -> None:
@@ -112,7 +124,12 @@ def _events(makers: Makers, keys: SubjectKeys, people: Sequence[Person]) -> floa
         device(person.device)
         keys.get(anchor or "", offset).seal_all(event_id, person.secrets)
 
-    return _microseconds(protect, events)
+    spent = 0.0
+    for start in range(0, len(numbers), AT_ONCE):
+        group = enumerate(numbers[start : start + AT_ONCE], start)
+        events = [(Person(number), ids.of(offset), offset) for offset, number in group]
+        spent += _microseconds(protect, events) * len(events)
+    return spent / len(numbers)
 
 
 def _producers(ring: KeyRing, seed: int) -> dict[str, float]:
@@ -129,6 +146,31 @@ def _producers(ring: KeyRing, seed: int) -> dict[str, float]:
             for offset, (value, seal_key) in enumerate(sent)
         ]
         found[name] = _microseconds(lambda batch: unseal(batch, opener, (), 1 << 20), [records]) / len(records)
+    return found | _signatures(ring, values)
+
+
+def _signatures(ring: KeyRing, values: Sequence[bytes]) -> dict[str, float]:
+    """What a source signs, and the protect leg checks; and the check of one that need not sign."""
+    secret = Secret("00000000", 1, 0)
+    made = ring.source_keys().secret(secret.version, "shop", secret.kid)
+    assert made is not None, "the ring has no sources key"
+    signer, at = made.signer("shop", Topic.RAW), str(NOW).encode()
+    signatures: list[bytes] = []
+    found = {"sign": _microseconds(lambda value: signatures.append(signer.sign(at, None, None, value)), values)}
+    known = Authenticator(Topic.RAW, ring.source_keys())
+    known.know([Source("shop", (secret,))])
+    for name, source in (("authenticate", b"shop"), ("authenticate_unregistered", b"other")):
+        records = [
+            RawRecord(
+                offset,
+                NOW,
+                None,
+                value,
+                ((SOURCE_HEADER, source), (TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, signature)),
+            )
+            for offset, (value, signature) in enumerate(zip(values, signatures, strict=True))
+        ]
+        found[name] = _microseconds(lambda batch: known.authenticate(batch, 1 << 20), [records]) / len(records)
     return found
 
 

@@ -69,7 +69,7 @@ class SubjectKeys:
         table: ports.Table,
         epochs: Epochs,
         random: Callable[[int], bytes] = os.urandom,
-        cached: int = 50_000,
+        cached: int = 131_072,
     ) -> None:
         self._table = table
         self._epochs = epochs

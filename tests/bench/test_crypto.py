@@ -21,6 +21,7 @@ from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.seal import SubjectKey
 from pipeline.crypto.subjects import SubjectKeys
+from pipeline.stages.authenticate import Authenticator
 from pipeline.stages.unseal import unseal
 
 RING = KeyRing.generate(os.urandom, 0)
@@ -46,12 +47,12 @@ def test_an_event_is_three_tokens_a_look_up_and_four_seals() -> None:
 
         return noted
 
-    keys, people = Counting(), [crypto.Person(n) for n in (1, 2, 1)]
+    keys, people = Counting(), (1, 2, 1)
     assert crypto._events({kind: noting(make) for kind, make in crypto._makers(RING).items()}, keys, people) > 0
     assert [(token or "").partition(".")[0] for token in made] == ["user_id", "email", "anonymous_id"] * 3
     assert keys.asked == made[::3]
     assert keys.asked[0] == keys.asked[2] != keys.asked[1]
-    assert [len({at.path for at, _ in person.secrets}) for person in people] == [4, 4, 4]
+    assert [len({at.path for at, _ in crypto.Person(n).secrets}) for n in people] == [4, 4, 4]
 
 
 def test_producers_records_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +70,22 @@ def test_producers_records_open(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == [crypto.SESSIONS, 300]
 
 
+def test_signatures_fit_and_one_source_need_not_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[int] = []
+    authenticate = Authenticator.authenticate
+
+    def noting(self: Authenticator, records: Sequence[Any], max_bytes: int) -> Any:
+        found = authenticate(self, records, max_bytes)
+        assert not found.rejected
+        passed.append(len(found.passed))
+        return found
+
+    monkeypatch.setattr(Authenticator, "authenticate", noting)
+    found = crypto._signatures(RING, [b"{}"] * 300)
+    assert passed == [300, 300]
+    assert found["authenticate"] > found["authenticate_unregistered"] > 0
+
+
 def test_cold_means_that_no_key_is_unwrapped_and_no_token_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     unwrapped, phases = [0], []
     unwrap, events = LocalKek.unwrap, crypto._events
@@ -77,7 +94,7 @@ def test_cold_means_that_no_key_is_unwrapped_and_no_token_remembered(monkeypatch
         unwrapped[0] += 1
         return unwrap(self, wrapped, aad)
 
-    def noting(makers: Any, keys: SubjectKeys, people: Sequence[crypto.Person]) -> float:
+    def noting(makers: Any, keys: SubjectKeys, people: Sequence[int]) -> float:
         unwrapped[0] = 0
         took = events(makers, keys, people)
         phases.append((unwrapped[0], makers["email"].cache_info().misses, len(people)))

@@ -1,4 +1,5 @@
-"""People's events through a whole installation of its own, sealed and then in clear, and a search of what it leaves.
+"""People's events through a whole installation of its own, sealed and signed and then in clear, and a search of what it
+leaves. The secret by which they are signed is searched for, too.
 
 Kafka's files (records uncompressed), workers' and server's state, the database of profiles, logs, metrics, and the
 arguments and environment of every process.
@@ -27,7 +28,7 @@ from tests.canaries.values import Person, people, values
 from tests.integration.pipeline_stage import Pipeline
 from tests.integration.tools import ending, wait_for
 
-PREFIX, SOURCE, PARTITIONS = "canaries.", "shop", 4
+PREFIX, SIGNS, SOURCE, PARTITIONS = "canaries.", "app", "shop", 4
 EVENTS = 5
 """Of each person; the last two are rejected."""
 
@@ -63,12 +64,15 @@ def run(directory: Path, seed: int, count: int, say: Callable[[str], None]) -> R
         pipeline = Pipeline(broker.bootstrap, PREFIX, directory, **env)
         told = pipeline.command("keys", "public", "--json")
         assert told.returncode == 0, told.stderr.decode()
+        registered = pipeline.command("sources", "add", SIGNS)
+        assert registered.returncode == 0, registered.stderr.decode()
+        secret = registered.stdout.decode().strip()
         worker = pipeline.worker(SEALSTREAM_HTTP=f"127.0.0.1:{port}")
         server = pipeline.launch(["-m", "pipeline", "serve"], state="serve")
         pages: dict[str, bytes] = {}
 
         def look(persons: Sequence[Person]) -> tuple[set[Hit], int]:
-            scanner = Scanner(values(list(persons)))
+            scanner = Scanner({**values(list(persons)), secret[13:77]: ("the source's secret", 0)})
             hits, size = scanner.files(broker.directory, directory)
             for name, text in [*pages.items(), *_processes()]:
                 hits |= scanner.scan(name, [text])
@@ -79,7 +83,7 @@ def run(directory: Path, seed: int, count: int, say: Callable[[str], None]) -> R
             say(f"{count} people with sealed events")
             config = {"bootstrap.servers": broker.bootstrap, "linger.ms": 20}
             topic = PREFIX + Topic.RAW
-            with Producer(config, source=SOURCE, keys=told.stdout, topic=topic) as producer:
+            with Producer(config, source=SIGNS, keys=told.stdout, secret=secret, topic=topic) as producer:
                 for n, person in enumerate(sealed):
                     for event in _events(n, person):
                         producer.send(event, key=person.email)
