@@ -1,16 +1,16 @@
 """The protect leg and sources that sign: what its source did not sign, in its own time, does not pass; the rest comes
 out as if nobody had to sign.
 
-Mutations seen red, here and in the tests of its parts. Stage: asked before it was registered, or one ms late; disabled
-ones, ended secrets, unfitting signatures or late ones pass, on either side; `*` ignored; the last header counts; the limit
-without the overhead; the operator's name given away, or a changed source not noticed; unsigned records signed again, by
-an ended secret, or beside their old headers; a destroyed key used; digits without an end. Signature: source, topic, time,
-seal-key, key or value left out; none taken for empty; one secret for all sources or kids; checksum ignored; a repr with
-the key. Replay: `expired` signed again always, or never. Flow: refused ones dropped; nobody asked. Sources: no end after
-a rotation, a later end, three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from
-the end of a look; announced late, or for now; tombstones, the rest of a batch, changes or failures not noticed; a topic
-that was made anew; compaction; another key's source. Commands: the operator, one that is there, or a past time taken;
-`--from` ignored.
+Mutations seen red, here and in the tests of its parts. Stage: asked before it was registered, or one ms late;
+disabled ones, ended secrets, unfitting signatures or late ones pass, on either side; `*` ignored; the last header
+counts; the limit without the overhead; the operator's name given away, or a changed source not noticed; unsigned
+records signed again, by an ended secret, or beside their old headers; a destroyed key used; digits without an end.
+Signature: source, topic, time, seal-key, key or value left out; none taken for empty; one secret for all sources or
+kids; checksum ignored; a repr with the key. Replay: `expired` signed again always, or never. Flow: refused ones
+dropped; nobody asked. Sources: no end after a rotation, a later end, three secrets, all of them revoked; an end that
+is included. On control: always fresh; fresh from the end of a look; announced late, or for now; tombstones, the rest
+of a batch, changes or failures not noticed; a topic that was made anew; compaction; another key's source. Commands:
+the operator, one that is there, or a past time taken; `--from` ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sources that sign, on a real broker with a worker that runs all the time: registered, rotated, revoked, disabled.
 
-Mutations seen red: sources on control not followed; the operator's events not signed, or not asked to be; producers that
-do not sign. Of the parts: `tests/flow/test_signed.py`.
+Mutations seen red: sources on control not followed; the operator's events not signed, or not asked to be; producers
+that do not sign. Of the parts: `tests/flow/test_signed.py`.
 """
 
 from __future__ import annotations
