@@ -38,6 +38,8 @@ SEAL_KEY_HEADER = "seal-key"
 TIMESTAMP_HEADER = "source-timestamp"
 SIGNATURE_HEADER = "source-signature"
 """On a raw record that its source signed: `crypto.signatures`."""
+AUDIT_MAC_HEADER = "audit-mac"
+"""On a record of `access.audit`: `crypto.audit_mac`."""
 SOURCE_CHARS = 128
 
 

@@ -474,8 +474,9 @@ def rights(config: Settings, show: Show) -> Iterator[Topics]:
     def record_of(event: bytes, now: int, key: bytes) -> Original:
         return decided(config, event, now, key)
 
+    audit_keys = key_ring(config).audit_keys()
     with positions(config) as at:
-        yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, record_of, show)
+        yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, record_of, show, audit_keys)
 
 
 @contextmanager
@@ -524,11 +525,12 @@ def serve(config: Settings, host: str, port: int) -> int:
     cert, key = config.serve_cert_file, config.serve_cert_key_file
     tls = None if cert is None else server_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
     check_address(host, tls=tls is not None, insecure=config.insecure, token=not ask.open)
-    tokenizer = key_ring(config).tokenizer(cached=0)  # whom somebody has asked for is not kept
+    ring, available = leased_ring(config, kek_providers.provider(config.kek))
+    tokenizer = ring.tokenizer(cached=0)  # whom somebody has asked for is not kept
     metrics = PrometheusMetrics()
     with closing(profile_store(config)) as store:
         follower = Follower(_kafka(config), config.topic_prefix + Topic.PROFILES, store, metrics, now)
-        return run(Lookup(store, tokenizer, now), follower, ask, metrics, Listen(host, port, tls))
+        return run(Lookup(store, tokenizer, now, available), follower, ask, metrics, Listen(host, port, tls))
 
 
 def _say_what_is_in_clear(config: Settings) -> None:

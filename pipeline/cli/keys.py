@@ -25,6 +25,7 @@ from .identifiers import iso, key_option
 _NONE: dict[str, str] = {
     Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch",
     Purpose.SOURCES: "nobody can sign; `keys rotate sources` makes one",
+    Purpose.AUDIT: "audit records are not authenticated; `keys rotate audit` makes one",
 }
 """What a ring goes on with that has no key of a purpose."""
 

@@ -1,4 +1,4 @@
-"""The key ring: the KEK, and the token, rejects, producers, subjects and sources keys by version, each with its state.
+"""The key ring: the KEK, and all other keys by purpose and version, each with its state.
 
 `to_document` gives JSON in which every key is wrapped under the KEK with a key commitment and a digest of the whole is
 sealed under it, too; the KEK itself is not in it. A destroyed key keeps its line without a key.
@@ -19,6 +19,7 @@ import msgspec
 from ..errors import Corrupt, Misuse
 from ..events import frame
 from .aead import KEY_BYTES
+from .audit_mac import AuditKey, AuditKeys
 from .epochs import Epochs
 from .kek import Kek, LocalKek, unwrap_key, wrap_key
 from .rejects import RejectBox, RejectBoxes
@@ -43,6 +44,7 @@ class Purpose(StrEnum):
     PRODUCERS = "producers"  # an X25519 private key, to whose public half producers seal
     SUBJECTS = "subjects"  # an epoch: wraps the keys of people
     SOURCES = "sources"  # what the secrets are derived from by which sources sign
+    AUDIT = "audit"  # authenticates audit records
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,10 @@ class KeyRing:
     def source_keys(self) -> SourceKeys:
         """Return every sources key that was not destroyed; there may be none."""
         return SourceKeys({k.version: key for k, key in self._usable(Purpose.SOURCES)})
+
+    def audit_keys(self) -> AuditKeys:
+        """Return every audit key that was not destroyed; there may be none."""
+        return AuditKeys([AuditKey(k.version, k.active_from, key) for k, key in self._usable(Purpose.AUDIT)])
 
     def public_keys(self, now_ms: int) -> tuple[PublicKey, ...]:
         """Return what producers seal to: the public half of the version in use at `now_ms`, and of those to come."""

@@ -8,9 +8,10 @@ from ..adapters.positions import Positions
 from ..adapters.reader import Found, Reader
 from ..adapters.topics import as_made
 from ..adapters.writer import Writer
+from ..crypto.audit_mac import AuditKeys
 from ..crypto.rejects import Original
-from ..errors import Misuse
-from ..events import Topic
+from ..errors import Corrupt, Misuse
+from ..events import AUDIT_MAC_HEADER, Topic
 from . import audit
 from .audit import Action, Audited
 from .markers import Marker
@@ -29,12 +30,14 @@ class Topics:
         positions: Positions,
         record_of: Callable[[bytes, int, bytes], Original],
         show: Show,
+        audit_keys: AuditKeys,
     ) -> None:
         self._kafka = kafka
         self._name_of = name_of
         self.positions = positions
         self._record_of = record_of
         self.show = show
+        self._audit_keys = audit_keys
 
     def read(self, name: str, since: Mapping[int, int] | None = None) -> Reader:
         return Reader(*self._kafka, self._name_of(name), since)
@@ -65,15 +68,25 @@ class Topics:
         writer.flush()
 
     def audit(self, record: Audited) -> None:
+        value = audit.encode(record)
+        mac = self._audit_keys.mac(value, record.time)
+        headers = () if mac is None else ((AUDIT_MAC_HEADER, mac),)
         writer = Writer(*self._kafka)
-        writer.send(self._name_of(Topic.AUDIT), record.id.encode(), audit.encode(record), timestamp=record.time)
+        writer.send(self._name_of(Topic.AUDIT), record.id.encode(), value, timestamp=record.time, headers=headers)
         writer.flush()
 
     def audited(self, erasure: str) -> Audited:
-        """Return how an erasure was asked for; `Misuse` if it never was."""
+        """Return how an erasure was asked for; `Misuse` if it never was, `Corrupt` if others wrote that it was."""
+        forged = False
         with self.read(Topic.AUDIT) as reader:
             for found in reader:
                 record = audit.decode(found.value) if found.key == erasure.encode() else None
-                if record is not None and record.action is Action.ERASE:
+                if record is None or record.action is not Action.ERASE:
+                    continue
+                mac = next((content for name, content in found.headers if name == AUDIT_MAC_HEADER), None)
+                if self._audit_keys.ours(found.value or b"", mac):
                     return record
+                forged = True
+        if forged:
+            raise Corrupt("what access.audit says of this erasure was not written with this key ring")
         raise Misuse("access.audit has no erasure of this id")

@@ -6,7 +6,7 @@
     GET /v1/profiles/{profile_id}     200 the profile, of what it was merged into if it was · 404
     GET /healthz /readyz /metrics     /readyz: 503 while catching up
 
-Everywhere: 401 without the token (but health), 405, 503 while catching up or while the database is away.
+Everywhere: 401 without the token (but health), 405, 503 while catching up or while the database or the KEK is away.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Api:
         except Unusable as error:
             return _error(HTTPStatus.BAD_REQUEST, "unusable value", kind=kind, rule=error.rule)
         except Transient:
-            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the profile database does not answer")
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the profile database or the key provider does not answer")
         if body is None:
             absent = _error(HTTPStatus.NOT_FOUND, "no profile has it")
             absent.headers.update(headers)

@@ -27,11 +27,18 @@ class Unusable(Exception):
 class Lookup:
     """Blocks on the database; threads: any number."""
 
-    def __init__(self, store: ProfileStore, tokenizer: Tokenizer, now: Callable[[], int]) -> None:
-        """`now`: the time in ms."""
+    def __init__(
+        self,
+        store: ProfileStore,
+        tokenizer: Tokenizer,
+        now: Callable[[], int],
+        available: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`now`: the time in ms. `available`: raises `Transient` while the KEK may not be used, nor what it wraps."""
         self._store = store
         self._tokenizer = tokenizer
         self._now = now
+        self._available = available
 
     def by_identifier(self, kind: str, value: str) -> bytes | None:
         """Return the JSON of the profile that has the identifier; `kind` is one of `KINDS`.
@@ -40,7 +47,9 @@ class Lookup:
 
         Raises:
             Unusable: the value has no normal form.
+            Transient: the KEK's provider, or the database, is away.
         """
+        self._available()
         form = normal(kind, value)
         if form is None:
             raise Unusable(f"{_RULES.get(kind, _RULE)}, at most {MAX_CHARS} characters")

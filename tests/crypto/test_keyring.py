@@ -269,6 +269,7 @@ def test_a_destroyed_key_keeps_its_line_without_a_key() -> None:
 def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ() -> None:
     made = KeyRing.generate(os.urandom, 1_700_000_000_000)
     assert [(k.key_id, k.state, k.active_from) for k in made.keys] == [
+        ("audit.1", ACTIVE, 1_700_000_000_000),
         ("producers.1", ACTIVE, 1_700_000_000_000),
         ("rejects.1", ACTIVE, 1_700_000_000_000),
         ("sources.1", ACTIVE, 1_700_000_000_000),
@@ -277,7 +278,7 @@ def test_a_new_ring_has_one_active_key_for_each_purpose_and_all_its_keys_differ(
     ]
     kek = made.kek
     assert isinstance(kek, LocalKek)
-    assert len({kek.export(), *(k.key for k in made.keys)}) == 6
+    assert len({kek.export(), *(k.key for k in made.keys)}) == 7
     assert KeyRing.from_document(made.to_document(), kek).keys == made.keys
     assert made.tokenizer().at(0).version == 1
     assert made.reject_boxes().at(0).key_id == "rejects.1"

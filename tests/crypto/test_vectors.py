@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pipeline.adapters import keyfile
 from pipeline.adapters.memory_table import MemoryTable
 from pipeline.crypto import aead, sessions
+from pipeline.crypto.audit_mac import AuditKey, AuditKeys
 from pipeline.crypto.epochs import Epochs
 from pipeline.crypto.kek import LocalKek, commitment, unwrap_key, wrap_key
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
@@ -214,6 +215,15 @@ def test_signatures(v: CASE) -> None:
     parts = (None if v[name] is None else bytes.fromhex(v[name]) for name in ("seal_key", "key", "value"))
     signer = SourceSecret.parse(v["secret"]).signer(v["source"], v["topic"])
     assert signer.sign(v["timestamp"].encode(), *parts).decode() == v["signature"]
+
+
+@pytest.mark.parametrize("v", PROJECT["audit"])
+def test_audit_macs(v: CASE) -> None:
+    key = bytes.fromhex(KEYS["audit.1"])
+    assert f"v1.1.{mac(key, b'sealstream/audit/1', v['value'].encode()).hex()}" == v["mac"]
+    made = AuditKey(1, 0, key)
+    assert made.mac(v["value"].encode()).decode() == v["mac"]
+    assert AuditKeys([made]).ours(v["value"].encode(), v["mac"].encode())
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
@@ -426,4 +436,5 @@ def test_the_page_shows_these_vectors() -> None:
     shown += [reject["content"], reject["sealed"]]
     shown += [PROJECT["sealed_events"][0][name] for name in ("public", "key_id", "seal_key", "value")]
     shown += [PROJECT["signatures"][0][name] for name in ("secret", "signature")]
+    shown += [PROJECT["audit"][0]["mac"]]
     assert [s for s in shown if s not in page] == []

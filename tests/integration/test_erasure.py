@@ -21,7 +21,7 @@ from pipeline.demo.story import DemoEvent
 from pipeline.errors import Corrupt
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import Pipeline
-from tests.integration.tools import ending, last_values, wait_for
+from tests.integration.tools import ending, last_values, produce, wait_for
 
 NOW = 1_790_000_000_000
 CANARY = "canary.8842"
@@ -77,6 +77,15 @@ def test_a_person_is_exported_erased_and_comes_back_as_somebody_new(kafka: str, 
         again = answer(pipeline, "erase", "--again", left["erasure"], "--json")
         assert again["done"]
         assert again["missing"] == 0
+
+        # nobody else gives orders through the audit log
+        (order,) = [json.loads(r.value or b"") for r in pipeline.read(Topic.AUDIT) if b'"erase"' in (r.value or b"")]
+        bob = next(p for p in before.values() if p["traits"]["plan"] == "plan-of-bob")
+        forged = {**order, "id": "f" * 32, "profile_id": bob["profile_id"], "tokens": bob["tokens"]["user_id"]}
+        produce(kafka, topics + Topic.AUDIT, [(b"f" * 32, json.dumps(forged, sort_keys=True).encode())])
+        refused = pipeline.command("erase", "--again", "f" * 32)
+        assert (refused.returncode, b"not written with this key ring" in refused.stderr) == (1, True)
+        assert bob["profile_id"] in pipeline.profiles()
 
         asked = ("export", f"{person['person']['tokens'][0]}", "--ticket", "T-3", "--to", str(tmp_path / "after.jsonl"))
         answer(pipeline, *asked)

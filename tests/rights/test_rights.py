@@ -5,7 +5,7 @@ Mutations seen red: the identifiers given alone; the older of two holders; a mer
 somebody; markers of any erasure, or in one partition; keys made after the marker, or under a destroyed epoch, as
 readable; copies not counted; the first record of a key as the last; facts of before never old; any profile that names a
 token; a root's evidence for its member's; an event twice, or anybody's; sealed values in an export; deleted keys used;
-fields as they come; a line break in a ticket.
+fields as they come; a line break in a ticket; an audit record of others that gives orders, or hides ours.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from pipeline.adapters.reader import Found
-from pipeline.errors import Misuse
+from pipeline.crypto.audit_mac import AuditKey, AuditKeys
+from pipeline.errors import Corrupt, Misuse
 from pipeline.rights import audit, places
+from pipeline.rights import topics as rights_topics
 from pipeline.rights.audit import Action, Audited, Place, check_ticket
 from pipeline.rights.held import Held, keys_of
 from pipeline.rights.markers import protected, spots
 from pipeline.rights.person import by_id, by_tokens
+from pipeline.rights.topics import Topics
 from tests.rights.story import ERASURE, Story
 from tests.stages.event_world import ring
 from tests.stages.identity_events import email, user
@@ -215,6 +219,44 @@ def test_a_record_reads_back_and_its_fields_are_sorted() -> None:
     assert audit.decode(value) == record
     assert list(json.loads(value)) == sorted(json.loads(value))
     assert [audit.decode(v) for v in (None, b"", b"{}", b"[1]", b"\xff")] == [None] * 5
+
+
+def test_only_an_audit_record_of_this_ring_gives_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forged one before it does not hide it, and is told from none at all."""
+    record = Audited("a" * 32, 5, Action.ERASE, "olga", "T-1", None, (email(1),), (7, 0))
+    written: list[Any] = []
+
+    class Log(list[Any]):
+        def __enter__(self) -> Log:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    class Put:
+        def __init__(self, *_: object) -> None: ...
+
+        def send(self, _: str, key: bytes, value: bytes, *, timestamp: int, headers: Any) -> None:
+            written.append(Found(0, len(written), timestamp, key, value, tuple(headers)))
+
+        def flush(self) -> None: ...
+
+    def topics(keys: AuditKeys) -> Topics:
+        nobody: Any = None
+        made = Topics(("", {}), str, nobody, nobody, nobody, keys)
+        monkeypatch.setattr(made, "read", lambda _: Log(written))
+        return made
+
+    monkeypatch.setattr(rights_topics, "Writer", Put)
+    with_key = topics(AuditKeys([AuditKey(1, 0, bytes(32))]))
+    with pytest.raises(Misuse, match="no erasure of this id"):
+        with_key.audited(record.id)
+    topics(AuditKeys([AuditKey(1, 0, b"e" * 32)])).audit(structs.replace(record, actor="eve"))
+    topics(AuditKeys([])).audit(structs.replace(record, actor="eve"))
+    with pytest.raises(Corrupt, match="not written with this key ring"):
+        with_key.audited(record.id)
+    with_key.audit(record)
+    assert with_key.audited(record.id) == record
+    assert topics(AuditKeys([])).audited(record.id).actor == "eve"  # without a key nobody can tell
 
 
 @pytest.mark.parametrize("ticket", ["", " ", "ann@example.com", "a b", "x" * 65, "-a", "é", "a\n"])

@@ -198,7 +198,22 @@ async def test_a_database_that_is_away_is_503(world: World, monkeypatch: pytest.
 
     monkeypatch.setattr(world.store, "by_token", away)
     status, found, _ = await world.ask(f"/v1/profiles/email/{CANARY}")
-    assert (status, found) == (503, {"error": "the profile database does not answer"})
+    assert (status, found) == (503, {"error": "the profile database or the key provider does not answer"})
+
+
+async def test_while_the_kek_may_not_be_used_nobody_is_found_by_identifier(world: World) -> None:
+    body = world.put(A, world.token("email", FORM))
+    away = [True]
+
+    def available() -> None:
+        if away[0]:
+            raise Transient("away")
+
+    world.api._lookup = Lookup(world.store, world.tokenizer, lambda: NOW, available)
+    assert (await world.ask(f"/v1/profiles/email/{CANARY}"))[0] == 503
+    assert (await world.ask(f"/v1/profiles/{A}"))[0] == 200
+    away[0] = False
+    assert (await world.ask(f"/v1/profiles/email/{CANARY}"))[:2] == (200, json.loads(body))
 
 
 async def test_without_the_token_nothing_but_health_is_told(world: World) -> None:
