@@ -81,7 +81,13 @@ def test_a_person_is_exported_erased_and_comes_back_as_somebody_new(kafka: str, 
         # nobody else gives orders through the audit log
         (order,) = [json.loads(r.value or b"") for r in pipeline.read(Topic.AUDIT) if b'"erase"' in (r.value or b"")]
         bob = next(p for p in before.values() if p["traits"]["plan"] == "plan-of-bob")
-        forged = {**order, "id": "f" * 32, "profile_id": bob["profile_id"], "tokens": bob["tokens"]["user_id"]}
+        forged = {
+            **order,
+            "id": "f" * 32,
+            "ticket": "forged",
+            "profile_id": bob["profile_id"],
+            "tokens": bob["tokens"]["user_id"],
+        }
         produce(kafka, topics + Topic.AUDIT, [(b"f" * 32, json.dumps(forged, sort_keys=True).encode())])
         refused = pipeline.command("erase", "--again", "f" * 32)
         assert (refused.returncode, b"not written with this key ring" in refused.stderr) == (1, True)
@@ -110,6 +116,7 @@ def test_a_person_is_exported_erased_and_comes_back_as_somebody_new(kafka: str, 
         ("T-2", "erased"),
         ("T-2", "erased"),
         ("T-3", "export"),
+        ("forged", "erase"),
     ]
     assert not [
         name
