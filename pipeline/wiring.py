@@ -27,7 +27,7 @@ from .adapters.rules_version import RulesVersion
 from .adapters.source_list import SourceList
 from .adapters.standstill import blockers
 from .adapters.topic_specs import SUBJECT_KEYS
-from .adapters.topics import CHANGELOGS, Spec, changelog_name, group_name, specs, topic_ids
+from .adapters.topics import CHANGELOGS, Spec, as_made, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
 from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
@@ -299,6 +299,14 @@ def authenticator(config: Settings, ring: KeyRing) -> Authenticator:
 def sources(config: Settings) -> source_list.Sources:
     """Return the registered sources, by name. Needs the broker."""
     return source_list.of(control.standing(*_kafka(config), _topic_of(config, Topic.CONTROL)))
+
+
+def check_times(config: Settings) -> None:
+    """`Misuse` if whoever writes to events.raw may say when: he would choose the time by which he is judged."""
+    topic = _topic_of(config, Topic.RAW)
+    (made,) = as_made(*_kafka(config), [topic])
+    if made.config.get("message.timestamp.type") != "LogAppendTime":
+        raise Misuse(f"topic {topic} has its producers' times; set message.timestamp.type=LogAppendTime first")
 
 
 def announce_source(config: Settings, change: Callable[[int], Source]) -> Source:

@@ -65,6 +65,7 @@ def add(name: str, since: str | None, key_file: Path | None, as_json: bool) -> N
         raise Misuse(f"{OPERATOR} is the source of our own decisions; it signs with the key ring")
     if name in wiring.sources(config):
         raise Misuse("this source is registered already: `sealstream sources rotate` gives it another secret")
+    wiring.check_times(config)
     if since is not None and start < _now():
         raise Misuse("--from: not in the past, records of that time are protected")
     _with_secret(config, name, lambda new: Source(name, (new,)), as_json, start)

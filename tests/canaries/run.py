@@ -59,7 +59,7 @@ def run(directory: Path, seed: int, count: int, say: Callable[[str], None]) -> R
     sealed, clear = people(seed, count), people(seed + 1, count)
     port, serve_port = free_ports(2)
     with LocalBroker.started(SMALL, say) as broker:
-        apply(broker.bootstrap, {}, specs(PARTITIONS, 1, prefix=PREFIX, append_time=False))
+        apply(broker.bootstrap, {}, specs(PARTITIONS, 1, prefix=PREFIX))
         env = {"SEALSTREAM_LOG_LEVEL": "debug", "SEALSTREAM_SERVE": f"127.0.0.1:{serve_port}"}
         pipeline = Pipeline(broker.bootstrap, PREFIX, directory, **env)
         told = pipeline.command("keys", "public", "--json")

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from pipeline import wiring
 from pipeline.adapters import keyfile
+from pipeline.adapters.topic_specs import Spec
 from pipeline.cli.main import cli
 from pipeline.crypto.keyring import KeyRing, Purpose
 from pipeline.crypto.signatures import SourceSecret
@@ -30,11 +31,13 @@ SHOP = Source("shop", (Secret("0a1b2c3d", 1, 1_000),))
 class World:
     def __init__(self, path: Path, found: dict[str, Source]) -> None:
         self.path, self.found = path, found
+        self.env = {"SEALSTREAM_KEY_FILE": str(path), "SEALSTREAM_KAFKA": "127.0.0.1:1"}
         self.announced: list[Source] = []
+        self.topics = [Spec("events.raw", 4, 1, {"message.timestamp.type": "LogAppendTime"})]
 
     def ask(self, *args: str) -> tuple[int, str]:
         """Exit code and output, or the message of an error of ours."""
-        done = CliRunner().invoke(cli, ["sources", *args], env={"SEALSTREAM_KEY_FILE": str(self.path)})
+        done = CliRunner().invoke(cli, ["sources", *args], env=self.env)
         if isinstance(done.exception, SealstreamError):
             return done.exception.exit_code, str(done.exception)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -56,6 +59,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path / "keys.json", {"shop": SHOP})
     monkeypatch.setattr(wiring, "sources", lambda _: made.found)
     monkeypatch.setattr(wiring, "announce_source", made.announce)
+    monkeypatch.setattr(wiring, "as_made", lambda *_: made.topics)
     return made
 
 
@@ -107,6 +111,12 @@ def test_without_a_sources_key_nobody_can_be_registered(world: World) -> None:
     code, output = world.ask("add", "kiosk")
     assert code == 2
     assert "keys rotate sources" in output
+
+
+def test_where_producers_say_when_they_wrote_nobody_can_be_registered(world: World) -> None:
+    world.topics = [Spec("events.raw", 4, 1, {"message.timestamp.type": "CreateTime"})]
+    assert "LogAppendTime first" in world.ask("add", "kiosk")[1]
+    assert not world.announced
 
 
 def test_rotating_ends_the_former_secret_after_the_overlap(world: World) -> None:

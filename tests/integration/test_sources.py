@@ -26,12 +26,22 @@ def event(n: int, who: str = "ann") -> dict[str, Any]:
     return {"type": "identify", "messageId": f"{who}-{n}", "userId": who, "traits": {"plan": "gold"}}
 
 
+def append_time(kafka: str, topic: str) -> None:
+    """As `sealstream topics apply` has it: a record's time is the broker's."""
+    own = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    changed = admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[own])])
+    for future in changed.values():
+        future.result(30)
+
+
 class Sources:
     """The commands, and producers of this pipeline."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.topic = pipeline.prefix + Topic.RAW
+        append_time(pipeline.bootstrap, self.topic)
         self.keys = pipeline.command("keys", "public", "--json").stdout
 
     def ask(self, *args: str) -> Any:
@@ -143,21 +153,11 @@ def revoked_while_sending(sources: Sources, first: dict[str, Any]) -> int:
     return ended
 
 
-def append_time(kafka: str, topic: str) -> None:
-    """As `sealstream topics apply` has it: a record's time is the broker's."""
-    own = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
-    admin = AdminClient({"bootstrap.servers": kafka})
-    changed = admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[own])])
-    for future in changed.values():
-        future.result(30)
-
-
 def test_what_was_rejected_while_a_source_was_disabled_can_be_replayed_although_its_signature_is_old(
     kafka: str, topics: str, tmp_path: Path
 ) -> None:
     pipeline = Pipeline(kafka, topics, tmp_path, SEALSTREAM_SIGNATURE_SECONDS="3")
     sources = Sources(pipeline)
-    append_time(kafka, sources.topic)
     with ending(pipeline.worker("protect")):
         made = sources.changed("add", "shop")
         sources.changed("disable", "shop")
