@@ -255,6 +255,10 @@ class Feature(msgspec.Struct, frozen=True):
     expected: float
 
 
+RUNBOOKS = "deploy/runbooks/"
+"""Before `<kind>.md`: what to do about an alert."""
+
+
 class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record of `alerts`, keyed by `dedup_key` (DESIGN §7)."""
 
@@ -262,7 +266,7 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     status: AlertStatus
     severity: Severity
     score: int  # 0–100
-    kind: str  # rate | reject_share | silence
+    kind: str  # rate | reject_share | silence | size_cap
     watched: str  # the watched key, e.g. "source=shop,event=Order Completed"
     summary: str
     first_at: int

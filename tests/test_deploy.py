@@ -26,6 +26,9 @@ import yaml
 
 from pipeline import settings
 from pipeline.adapters.brokers import docker, jars
+from pipeline.events import RUNBOOKS
+from pipeline.stages.score import Kind
+from pipeline.stages.size_cap import KIND
 from pipeline.telemetry.metrics import PrometheusMetrics
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +207,15 @@ def test_every_alert_leads_to_what_to_do(rule: dict[str, Any]) -> None:
     headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.M)
     assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert rule["annotations"]["summary"]
+
+
+def test_every_kind_of_alert_on_the_topic_has_a_runbook_whose_links_lead_somewhere() -> None:
+    made = {path.stem: path.read_text() for path in (ROOT / RUNBOOKS).glob("*.md")}
+    assert made.keys() == {*Kind, KIND}
+    for text in made.values():
+        for file, anchor in re.findall(r"`(docs/\w+\.md)#([\w-]+)`", text):
+            headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 # -- systemd -------------------------------------------------------------------------------------------------------

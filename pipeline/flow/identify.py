@@ -1,6 +1,6 @@
 """The identify leg: protected events → profiles, and the events again under their profile's id.
 
-    events.protected ─► link · fold ──► resolve ─► profiles, events.resolved
+    events.protected ─► link · fold ──► resolve ─► profiles, events.resolved, alerts
                                         ▲      │
                             identity ───┘◄─────┘
 
@@ -13,7 +13,7 @@ twice: not counted again), `ignored` (`consent`: a purpose that is no plain name
 a value that a computed trait cannot use), `undecodable` (a record that is not from the protect leg; skipped),
 `overflow` (a link beyond those that are kept of a token), `erasure` (a token whose facts were erased), `erased` (an
 event that came after its erasure and stands before it: not counted), `reevaluated` (a root divided again by other
-rules), `profile`, `message`. Cost: `sealstream bench identify`.
+rules), `profile`, `message`, `alert`. Cost: `sealstream bench identify`.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ from ..stages.identity_rows import (
 )
 from ..stages.link import Rules
 from ..stages.resolve import Resolver
+from ..stages.size_cap import KIND
 
 CACHED = 65_536
 """Decoded rows, and as many clusters, that a process keeps between checkpoints (about 1.5 kB each)."""
@@ -158,7 +159,7 @@ class IdentifyPartition:
         return self._resolver.held()
 
     def drain(self) -> Effects:
-        profiles, messages = self._resolver.flush()
+        profiles, messages, alerts = self._resolver.flush()
         outputs = self.outputs()
         counts = {
             ("resolved", ""): self._sent,
@@ -173,6 +174,7 @@ class IdentifyPartition:
             ("reevaluated", ""): self._resolver.reevaluated,
             ("profile", ""): len(profiles),
             ("message", ""): len(messages),
+            ("alert", KIND): len(alerts),
         }
         self._duplicates = self._repeated = self._undecodable = self._overflow = 0
         self._ignored_consents = self._ignored_values = self._sent = 0
@@ -181,7 +183,7 @@ class IdentifyPartition:
         self._resolver.trim(self._leg.cached())
         return Effects(
             (
-                {Topic.PROFILES.value: profiles, **outputs},
+                {Topic.PROFILES.value: profiles, **outputs, Topic.ALERTS.value: alerts},
                 {Topic.IDENTITY.value: messages},
                 STATE,
             ),

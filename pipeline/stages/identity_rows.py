@@ -150,7 +150,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     day: int = -(1 << 62)
     latest: int = -(1 << 62)
     state: int = 0
-    """Bits of `SHARED`, `FULL` and, at a root, `SPLIT`."""
+    """Bits of `SHARED`, `FULL` and, at a root, `SPLIT` and `CAPPED`."""
     rules: int = 0
     """At a root: the digest of the rules under which it was divided last (`link.digest`)."""
     members: dict[str, Visits] = {}
@@ -170,6 +170,8 @@ FULL = 2
 """The tokens that hang together with it are as many as are worked on at once."""
 SPLIT = 4
 """The root's cluster is more than one person."""
+CAPPED = 8
+"""A cap on size keeps tokens out of the root's persons, and on-call was told."""
 
 
 class Join(msgspec.Struct, array_like=True, tag="j", frozen=True, gc=False):

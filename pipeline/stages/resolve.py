@@ -35,6 +35,7 @@ from ..ports import Out, Table
 from .compose import Said, Written, combine, erased_ids, group_facts, ids, profile, said, with_seen, written
 from .fold import joined
 from .identity_rows import (
+    CAPPED,
     DIGEST,
     FULL,
     SHARED,
@@ -65,6 +66,7 @@ from .identity_rows import (
 )
 from .link import Rules, digest
 from .partition import Partitioner
+from .size_cap import CAPS, size_cap
 
 SHIPPED_BYTES = 256 * 1024
 """Facts in one message at most; a record of Kafka is 1 MiB by default."""
@@ -105,6 +107,7 @@ class Cluster:
     __slots__ = (
         "apart",
         "as_rule",
+        "capped",
         "facts",
         "members",
         "mentioned",
@@ -128,6 +131,7 @@ class Cluster:
         self.stale: dict[str, None] | None = {}  # tokens whose parts are to be announced; None: all
         self.mentioned: dict[str, None] = {}  # tokens whose ids are to be announced as merged
         self.told: dict[str, Told | None] = {}  # None: to be told again
+        self.capped = False  # does a cap on size keep tokens out? When `parts` was made
         self.retell = False  # is there something to be told?
         self.as_rule = as_rule  # what those were told that are not in `told`; None: not known
 
@@ -149,6 +153,7 @@ class Resolver:
         self._changed: dict[str, Row] = {}  # anything else changed
         self._touched: dict[str, None] = {}  # roots whose profile is to be announced
         self._messages: list[Out] = []
+        self._alerts: list[Out] = []
         self._announced: set[str] = set()  # roots, in this life
         self.now = 0
         """The latest record time taken in (ms ≥ 0): the timestamp of what is sent."""
@@ -214,11 +219,20 @@ class Resolver:
             if tokens := sorted(token for token, why in cluster.apart.items() if why == rule):
                 self._send(low, Apart(tokens, full))
         self._forget_evidence(root)
+        if row.state & CAPPED:
+            self._tell_cap(root, row, cluster, capped=False)
         row.parent = pack(low)
         row.state &= ~SPLIT
         self._changed[root] = row
         self.folded.pop(root, None)  # shipped just now
         self._touched.pop(root, None)
+
+    def _tell_cap(self, root: str, row: Row, cluster: Cluster, *, capped: bool) -> None:
+        row.state ^= CAPPED
+        self._changed[root] = row
+        size, most = len(cluster.members) + 1, self._rules.limits.cluster_tokens
+        alert = size_cap(root, size, most, capped, self.now)
+        self._alerts.append(Out(alert.dedup_key.encode(), _json(alert), self.now))
 
     def apart(self, token: str, others: list[str], *, full: bool) -> None:
         """`others` occurred with a token of the cluster of `token`, of this partition, and stay outside."""
@@ -460,8 +474,8 @@ class Resolver:
 
     # -- what it comes to ------------------------------------------------------------------------------------------
 
-    def flush(self) -> tuple[list[Out], list[Out]]:
-        """Put changed rows; return the records for `profiles` and the messages since the last call."""
+    def flush(self) -> tuple[list[Out], list[Out], list[Out]]:
+        """Put changed rows; return the records for `profiles`, the messages and the alerts since the last call."""
         profiles: list[Out] = []
         touched, changed = self._touched, self._changed
         for token, row in self.folded.items():
@@ -480,10 +494,11 @@ class Resolver:
         put = self._tokens.put
         for token, row in changed.items():
             put(pack(token), encode(row))
-        messages = self._messages
+        messages, alerts = self._messages, self._alerts
+        self._alerts = []
         self._messages, self._changed, self._touched, self.folded = [], {}, {}, {}
         self.reborn.clear()
-        return profiles, messages
+        return profiles, messages, alerts
 
     def _announce(self, root: str, profiles: list[Out]) -> None:
         row, cluster = self.row(root), self._cluster(root)
@@ -513,6 +528,8 @@ class Resolver:
             if row.rules != self._digest:
                 row.rules = self._digest
                 self._changed[root] = row
+            if bool(row.state & CAPPED) != cluster.capped:
+                self._tell_cap(root, row, cluster, capped=cluster.capped)
         if root not in self._announced:
             # The life before may have announced it under another id, and a crash have taken that back here.
             self._announced.add(root)
@@ -585,6 +602,7 @@ class Resolver:
         for tokens, seen, conflicts in found.parts:
             part = Part(tokens, root in tokens, said(tokens, seen, conflicts, most))
             parts.update(dict.fromkeys(tokens, part))
+        cluster.capped = any(c.rule in CAPS for part in found.parts for c in part.conflicts)
         cluster.parts, cluster.shared, cluster.plain = parts, found.shared or (), found.plain
         cluster.spans = {token: self._span(facts) for token, facts in known.items()}
         return parts
@@ -606,7 +624,7 @@ class Resolver:
         for token, part in parts.items():
             ident = part.ident
             now = ident, room | SHARED if token in shared else room
-            before = (row.profile, row.state & ~SPLIT) if token == root else told.get(token, as_rule)
+            before = (row.profile, row.state & ~(SPLIT | CAPPED)) if token == root else told.get(token, as_rule)
             if before == now:
                 continue
             if before is not None and before[0] not in (ident, b"") and before[0] in live and ident:

@@ -16,7 +16,7 @@ import msgspec
 from aiokafka.partitioner import murmur2
 
 from ..errors import Corrupt, Misuse
-from ..events import Alert, Severity
+from ..events import RUNBOOKS, Alert, Severity
 
 MAX_NAME = 80
 """Characters of a name in a watched key, after escaping; a longer one ends in `~` and 8 hex of its SHA-256."""
@@ -58,7 +58,7 @@ class WatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     silence_surprise: float = 14.0  # and events missed at least: e^-14 = 8e-7
     max_held: int = 60  # alarmed windows in a row before they are accepted as the new normal: an hour
     forget: int = 10_080  # silent windows before the key is forgotten and its alert resolved: 7 days
-    runbooks: str = "deploy/runbooks/"  # put before `<kind>.md`: a path or an address
+    runbooks: str = RUNBOOKS  # put before `<kind>.md`: a path or an address
 
     def __post_init__(self) -> None:
         if min(self.partitions, self.window_ms, self.warm_up, self.sustain, self.calm, self.min_silent) < 1:

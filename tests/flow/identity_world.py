@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 from aiokafka.partitioner import murmur2
 
-from pipeline.events import ProtectedEvent, RawRecord, SourceBatch, Topic
+from pipeline.events import Alert, AlertStatus, ProtectedEvent, RawRecord, SourceBatch, Topic
 from pipeline.flow.identify import IdentifyLeg
 from pipeline.ports import STATE, Out, PartitionLeg
+from pipeline.stages.identity_rows import CAPPED, decode_row, unpack
 from pipeline.stages.link import Rules, load_rules
 
 COMPUTED = """
@@ -140,7 +141,8 @@ class World:
         self.partitions = partitions
         self._scattered = scattered  # a crash cuts each partition of a topic off at a place of its own
         self.topics: dict[str, list[list[RawRecord]]] = {
-            topic: [[] for _ in range(partitions)] for topic in (*SOURCES, Topic.PROFILES.value, Topic.RESOLVED.value)
+            topic: [[] for _ in range(partitions)]
+            for topic in (*SOURCES, Topic.PROFILES.value, Topic.RESOLVED.value, Topic.ALERTS.value)
         }
         self.leg = IdentifyLeg(rules, cached=cached)
         self.workers = [Worker(n, self.leg) for n in range(partitions)]
@@ -304,6 +306,19 @@ class World:
         """The profiles that are not merged into another, by id."""
         latest = self.latest()
         return [latest[ident] for ident in sorted(latest) if b'{"merged_into"' not in latest[ident]]
+
+    def alarmed(self) -> set[str]:
+        """Keys of alerts that were triggered and not resolved."""
+        last = {
+            record.key: msgspec.json.decode(record.value or b"", type=Alert) for record in self.records(Topic.ALERTS)
+        }
+        assert all(key == alert.dedup_key.encode() for key, alert in last.items())
+        return {alert.dedup_key for alert in last.values() if alert.status is AlertStatus.TRIGGER}
+
+    def capped(self) -> set[str]:
+        """The same by what the roots' rows say."""
+        rows = [(k, decode_row(v)) for worker in self.workers for k, v in worker.tables["tokens"].items()]
+        return {f"size_cap:token={unpack(key)}" for key, row in rows if row.state & CAPPED}
 
     def merged(self) -> dict[str, str]:
         return {

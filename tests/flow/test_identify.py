@@ -27,6 +27,7 @@ from pipeline.stages.identity_rows import Evidence, Row, decode_row, encode, mes
 from pipeline.stages.link import Rules, load_rules
 from pipeline.stages.normalize import KINDS
 from pipeline.stages.recompute import recompute
+from pipeline.stages.size_cap import CAPS
 
 from .identity_world import RULES, SHIPPED, MemoryTable, World
 
@@ -157,9 +158,14 @@ def test_any_schedule_with_crashes_comes_to_what_one_pass_computes(
     world = World(partitions, rules, cached=rng.choice((1, 9, 1_000)))
     for event in made:
         world.publish(event)
-    world.wander(rng, 40 + 2 * count, crash=0.2)
+    crash = rng.choice((0.0, 0.2))
+    world.wander(rng, 40 + 2 * count, crash=crash)
     assert world.profiles() == expected(made, rules)
     assert_each_token_knows_its_profile(world)
+    assert world.alarmed() >= world.capped()
+    assert crash or world.alarmed() == world.capped()  # a crash may take back why somebody was told
+    if any(c["rule"] in CAPS for p in world.profiles() for c in msgspec.json.decode(p).get("conflicts", ())):
+        assert world.capped()
 
 
 @pytest.mark.parametrize(("seed", "count"), [(3505, 8), (144, 30)])
@@ -368,6 +374,7 @@ def test_the_tables_change_after_everything_that_a_replay_would_not_send_again()
         Topic.PROFILES.value,
         Topic.RESOLVED.value,
         Topic.IDENTITY.value,
+        Topic.ALERTS.value,
     }
 
 

@@ -3,7 +3,7 @@
 Mutations seen red: a shared token's owner goes on joining; nobody is told of a shared token; a full cluster goes on
 growing; a profile that comes out of another one does not say so; a conflict shows on one side only; a link is held back
 by limits; limits in arrival order; links are known for ever and not for a day; a decision counts only if its link is
-new.
+new; nobody is told of a cap, or that it refuses nothing more, or that its root is none any more; told at each change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.events import Origin, ProtectedEvent, Topic, event_id
+from pipeline.events import Alert, Feature, Origin, ProtectedEvent, Topic, event_id
 from pipeline.ports import Effects
 from pipeline.stages.identity_rows import token_rank, unpack_members
 from pipeline.stages.link import Limits, Rules, load_rules
@@ -124,6 +124,38 @@ def test_a_full_cluster_grows_no_more_and_nothing_is_lost() -> None:
     assert len(list(world.records(Topic.RESOLVED))) == 100
     told = {c["rule"] for p in profiles(world) for c in p.get("conflicts", [])}
     assert "component_tokens" in told
+    assert world.alarmed() == world.capped() != set()
+
+
+def test_on_call_is_told_when_a_profile_reaches_its_cap_and_when_it_is_below_it_again() -> None:
+    rules = ruled("[limits]\ncluster_tokens = 3\n")
+    world = World(3, rules)
+    for event in [of(n, USERS[0], DEVICES[n]) for n in range(3)]:
+        assert world.alarmed() == set()
+        world.publish(event)
+        world.settle()
+    root = f"size_cap:token={USERS[0]}"
+    assert world.alarmed() == world.capped() == {root}
+    (alert,) = (msgspec.json.decode(r.value or b"", type=Alert) for r in world.records(Topic.ALERTS))
+    assert (alert.kind, alert.features) == ("size_cap", [Feature("identifiers", 4, 3)])
+    world.publish(of(5, USERS[0], DEVICES[0]))
+    world.settle()
+    assert len(list(world.records(Topic.ALERTS))) == 1
+    world.publish(of(6, USERS[0], DEVICES[2], type_="cut"))
+    world.settle()
+    assert world.alarmed() == world.capped() == set()
+
+
+def test_a_capped_root_that_joins_another_is_no_root_to_be_told_of() -> None:
+    world = World(3, ruled("[limits]\ncluster_tokens = 3\n"))
+    low, high = sorted(USERS[:2], key=token_rank)
+    for n in range(3):
+        world.publish(of(n, high, DEVICES[n]))
+    world.settle()
+    assert world.alarmed() == {f"size_cap:token={high}"}
+    world.publish(of(9, low, DEVICES[0]))
+    world.settle()
+    assert world.alarmed() == world.capped() == {f"size_cap:token={low}"}
 
 
 def test_a_device_goes_to_whom_it_was_seen_with_first_whatever_arrived_first() -> None:
