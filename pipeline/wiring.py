@@ -20,7 +20,7 @@ from .adapters.kek_lease import KekLease
 from .adapters.key_uses import KeyUses
 from .adapters.memory_table import MemoryTable
 from .adapters.positions import Positions
-from .adapters.reader import Reader
+from .adapters.reader import QUIET, Reader
 from .adapters.refold import Refold
 from .adapters.resize import Home, Plan, Progress, Resize, Rows, earlier_counts
 from .adapters.rules_version import RulesVersion
@@ -403,6 +403,7 @@ def work(names: Sequence[str], config: Settings) -> int:
     from .worker.run import run
 
     logs.configure(config.log_format, config.log_level)
+    QUIET.setLevel(logging.CRITICAL)
     _say_what_is_in_clear(config)
     engine = EngineConfig(
         bootstrap=config.bootstrap(),
@@ -528,7 +529,7 @@ def serve(config: Settings, host: str, port: int) -> int:
 
     logs.configure(config.log_format, config.log_level)
     _say_what_is_in_clear(config)
-    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # it repeats what the follower says once
+    QUIET.setLevel(logging.CRITICAL)
     ask = guard(config.serve_token_file)
     cert, key = config.serve_cert_file, config.serve_cert_key_file
     tls = None if cert is None else server_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")

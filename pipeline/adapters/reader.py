@@ -18,7 +18,8 @@ _BATCH = 1_000
 _SLICE_SECONDS = 0.1
 """`consume` waits this long for its batch to become full, so the end of a topic costs as much."""
 _PATIENCE_SECONDS = 30.0
-_QUIET = logging.getLogger("librdkafka")
+QUIET = logging.getLogger("librdkafka")
+"""For clients of which somebody says once what is the matter, and librdkafka would again and again."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ class Reader:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "socket.connection.setup.timeout.ms": 5_000,
-                "logger": _QUIET,
+                "logger": QUIET,
             }
         )
         self._topic = topic

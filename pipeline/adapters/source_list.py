@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
 from ..stages.sources import LEAD_MS, Source
-from .reader import unreachable
+from .reader import QUIET, unreachable
 from .writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -130,6 +130,7 @@ class SourceList:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
+                "logger": QUIET,
             }
         )
 

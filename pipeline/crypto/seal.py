@@ -48,48 +48,54 @@ class SealPath:
 
 
 class SubjectKey:
-    """A person's key (0.3 kB). `key_id` is 8 bytes and public, `name` the same in hex; the key itself is not shown.
+    """A person's key (0.2 kB). `key_id` is 8 bytes and public, `name` the same in hex; the key itself is not shown.
 
     The cipher is made at each use (1.7 µs): kept ones have 3 kB each, so that no useful share of the people would fit,
-    and one that the processor's cache does not hold costs as much as a new one.
+    and one that the processor's cache does not hold costs as much as a new one. For the same reason all is in one value.
     """
 
-    __slots__ = ("_aad_tail", "_head", "_key", "key_id", "name")
+    __slots__ = ("_whole",)
 
     def __init__(self, key_id: bytes, key: bytes) -> None:
         if len(key_id) != KEY_ID_BYTES:
             raise ValueError("a subject key id has 8 bytes")
         cipher(key)  # refuses keys of other sizes
-        self.key_id = key_id
-        self.name = key_id.hex()
-        self._key = key
-        self._head = FORMAT + key_id
-        self._aad_tail = _KEY_ID_LENGTH + key_id
+        self._whole = FORMAT + key_id + key
 
     def __repr__(self) -> str:
         return "SubjectKey(…)"
+
+    @property
+    def key_id(self) -> bytes:
+        return self._whole[len(FORMAT) : _HEAD_BYTES]
+
+    @property
+    def name(self) -> str:
+        return self._whole[len(FORMAT) : _HEAD_BYTES].hex()
 
     def seal_all(self, event_id: bytes, secrets: Iterable[tuple[SealPath, bytes]]) -> dict[str, bytes]:
         """Return path → sealed value, for the fields of the event `event_id` (16 bytes) that are given as plain."""
         if len(event_id) != EVENT_ID_BYTES:
             raise ValueError("an event id has 16 bytes")
-        head, nonce_head, aad_tail = self._head, event_id[:8], event_id + self._aad_tail
-        encrypt = cipher(self._key).encrypt
+        whole = self._whole
+        head, nonce_head = whole[:_HEAD_BYTES], event_id[:8]
+        aad_tail = event_id + _KEY_ID_LENGTH + head[len(FORMAT) :]
+        encrypt = cipher(whole[_HEAD_BYTES:]).encrypt
         return {
             at.path: head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail) for at, plain in secrets
         }
 
     def open(self, at: SealPath, event_id: bytes, sealed: bytes) -> bytes:
         """Return the plain value, or raise `SealBroken`."""
-        if (
-            len(event_id) != EVENT_ID_BYTES
-            or len(sealed) < _HEAD_BYTES + TAG_BYTES
-            or not sealed.startswith(self._head)
-        ):
+        whole = self._whole
+        head = whole[:_HEAD_BYTES]
+        if len(event_id) != EVENT_ID_BYTES or len(sealed) < _HEAD_BYTES + TAG_BYTES or not sealed.startswith(head):
             raise SealBroken
         try:
-            return cipher(self._key).decrypt(
-                event_id[:8] + at.nonce_tag, sealed[_HEAD_BYTES:], at.aad_prefix + event_id + self._aad_tail
+            return cipher(whole[_HEAD_BYTES:]).decrypt(
+                event_id[:8] + at.nonce_tag,
+                sealed[_HEAD_BYTES:],
+                at.aad_prefix + event_id + _KEY_ID_LENGTH + head[len(FORMAT) :],
             )
         except InvalidTag:
             raise SealBroken from None

@@ -30,7 +30,7 @@ from .extract import BLOCKED, Dropped, Maker, Makers, Secret, Unusable
 from .normalize import KINDS, normal
 from .schema import AS_IT_IS
 
-REMEMBERED = 65_536
+REMEMBERED = 131_072
 """Values per identifier kind whose tokens are kept in process memory (about 0.4 kB each)."""
 
 UNSET: Final = msgspec.UNSET
