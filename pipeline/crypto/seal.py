@@ -51,7 +51,7 @@ class SubjectKey:
     """A person's key (0.2 kB). `key_id` is 8 bytes and public, `name` the same in hex; the key itself is not shown.
 
     The cipher is made at each use (1.7 µs): kept ones have 3 kB each, so that no useful share of the people would fit,
-    and one that the processor's cache does not hold costs as much as a new one. For the same reason all is in one value.
+    and one that the processor's cache does not hold costs as much as a new one. So all is in one value, too.
     """
 
     __slots__ = ("_whole",)
