@@ -7,7 +7,7 @@ whose key is still to come) is said once, and the former one stays in use.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,28 @@ class ClientContext(ssl.SSLContext):
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         return self._renewing.context().wrap_bio(*args, **kwargs)
+
+
+class Replaced:
+    """Tells clients that read the files of Kafka's security properties once, librdkafka's, when to be made anew."""
+
+    def __init__(self, security: Mapping[str, str]) -> None:
+        """`Misuse` if the files do not load."""
+        files = kafka_files(security)
+        self._renewing = ClientContext(*files)._renewing if any(files) else None
+        self._context = None if self._renewing is None else self._renewing.context()
+
+    def __call__(self) -> bool:
+        """Were they replaced since the last call, by such as load?"""
+        before, self._context = self._context, None if self._renewing is None else self._renewing.context()
+        return self._context is not before
+
+
+def kafka_files(security: Mapping[str, str]) -> tuple[Path | None, Path | None, Path | None]:
+    """Return CA, certificate and key of security properties by librdkafka's names."""
+    given = (security.get(f"ssl.{name}.location") for name in ("ca", "certificate", "key"))
+    ca, cert, key = (Path(path) if path else None for path in given)
+    return ca, cert, key
 
 
 def server_context(cert: Path, key: Path | None, settings: str) -> ssl.SSLContext:

@@ -1,7 +1,8 @@
 """TLS contexts over real sockets: what is verified, and that replaced files are used by the next connection.
 
-Mutations seen red: files are read once; a pair that does not load is used up to the next change, or raises; the name is
-not verified; any CA is trusted; TLS 1.1 is spoken; the server's callback is not set.
+Mutations seen red: files are read once; a pair that does not load is used up to the next change, or raises; the name
+is not verified; a replacement told before it loads, or twice; any CA is trusted; TLS 1.1 is spoken; the server's
+callback is not set.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.certificates import ClientContext, server_context
+from pipeline.certificates import ClientContext, Replaced, server_context
 from pipeline.errors import Misuse
 from tests.certificates import Authority, Pair
 
@@ -74,6 +75,21 @@ async def test_a_servers_new_certificate_is_shown_to_the_next_client_once_its_ke
         assert await serial(server, client) == 2
         replace(pair, new, "key")
         assert await serial(server, client) == 3
+
+
+def test_who_reads_files_once_is_told_when_they_were_replaced_by_such_as_load(ca: Authority) -> None:
+    pair, new = ca.issue("localhost", 2), ca.issue("localhost", 3)
+    files = {"ssl.ca.location": ca.cert, "ssl.certificate.location": pair.cert, "ssl.key.location": pair.key}
+    replaced = Replaced({name: str(file) for name, file in files.items()})
+    assert not replaced()
+    replace(pair, new, "cert")
+    assert not replaced()
+    replace(pair, new, "key")
+    assert replaced()
+    assert not replaced()
+    assert not Replaced({})()
+    with pytest.raises(Misuse):
+        Replaced({"ssl.ca.location": "absent.pem"})
 
 
 async def test_a_clients_new_certificate_is_shown_to_the_next_server_and_a_missing_one_changes_nothing(

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from ..certificates import Replaced
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
 from ..stages.sources import LEAD_MS, Source
@@ -90,6 +91,7 @@ class SourceList:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kafka, self._topic, self._use, self._clock = kafka, topic, use, clock
+        self._replaced = Replaced(kafka[1])
         self._known: Sources = {}
         self._seen = float("-inf")
         self._failure: SealstreamError | None = None
@@ -135,7 +137,7 @@ class SourceList:
         )
 
     def follow(self, consumer: Consumer, rest: Callable[[], None]) -> None:
-        """Read along for good; `rest` between two looks. Raises what Kafka answers."""
+        """Read along until another consumer is to begin anew; `rest` between two looks. Raises what Kafka answers."""
         at = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
         consumer.assign([at])
         known: Sources = {}
@@ -143,8 +145,8 @@ class SourceList:
         while True:
             began = self._clock()
             _, end = consumer.get_watermark_offsets(at, timeout=_TIMEOUT, cached=False)
-            if end < read:
-                return  # another topic of that name: from its beginning
+            if end < read or self._replaced():
+                return  # another topic of that name, or other certificates
             while read < end:
                 read = self._take(consumer, known, read)
             self._seen_all(known, began)

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from ..adapters.profile_store import ProfileStore, Slice
 from ..adapters.reader import Found, unreachable
 from ..adapters.topics import admin_config, topic_ids
+from ..certificates import Replaced
 from ..errors import Misuse, Transient
 from ..events import Topic
 from ..ports import LegState
@@ -57,6 +58,7 @@ class Follower:
         self._store = store
         self._metrics = metrics
         self._now = now
+        self._replaced = Replaced(kafka[1])
         self._stopping = threading.Event()
         self._away = False
         self._known = False
@@ -106,7 +108,7 @@ class Follower:
         self._stopping.wait(_AGAIN_SECONDS)
 
     def _follow(self) -> None:
-        """Read along until stopped, or until the topic is another or has grown."""
+        """Read along until stopped, or until the topic is another or has grown, or certificates were replaced."""
         try:
             with closing(_consumer(*self._kafka)) as consumer:
                 admin = AdminClient(admin_config(*self._kafka))
@@ -146,6 +148,8 @@ class Follower:
                     self._store.complete(asked)
             if clock >= look_at_topic:
                 look_at_topic = clock + _LOOK_AT_TOPIC_SECONDS
+                if self._replaced():
+                    return
                 if _partitions(consumer, self._topic) != count or self._incarnation() != incarnation:
                     log.warning("the topic is another one, or has grown")
                     return

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ..certificates import ClientContext
+from ..certificates import ClientContext, kafka_files
 
 _NAMES = {
     "security.protocol": "security_protocol",
@@ -20,6 +19,5 @@ def client_arguments(security: Mapping[str, str]) -> dict[str, Any]:
     """Return keyword arguments of aiokafka's clients; TLS is 1.2 or later, and the broker's name is verified."""
     found: dict[str, Any] = {ours: security[theirs] for theirs, ours in _NAMES.items() if theirs in security}
     if found.get("security_protocol", "").endswith("SSL"):
-        paths = (security.get(f"ssl.{name}.location") for name in ("ca", "certificate", "key"))
-        found["ssl_context"] = ClientContext(*(None if path is None else Path(path) for path in paths))
+        found["ssl_context"] = ClientContext(*kafka_files(security))
     return found

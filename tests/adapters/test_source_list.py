@@ -216,6 +216,16 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:
     assert world.used == [{"shop"}]
 
 
+def test_with_other_certificates_another_consumer_is_to_begin() -> None:
+    world = World()
+    answers = iter([False, True])
+    replaced: Any = lambda: next(answers)  # noqa: E731
+    log: Any = Log([Message(0, *row(SHOP))], [])
+    world.list._replaced = replaced
+    world.list.follow(log, lambda: None)
+    assert world.used == [{"shop"}]
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [

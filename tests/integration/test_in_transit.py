@@ -75,7 +75,7 @@ def secured(tmp_path: Path) -> Iterator[Pipeline]:
     authority = Authority(tmp_path, "ca")
     (tls_port,) = free_ports(1)
     config = broker_config(tls_port, authority, authority.issue("localhost", 2))
-    client = authority.issue("worker", 3)
+    client, _ = authority.issue("worker", 3), authority.issue("worker", 4)
     with LocalBroker.started(config, lambda _: None) as broker:
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
         wait_for(lambda: answers(admin), 60, "the broker answers")
@@ -113,6 +113,26 @@ def answers(admin: AdminClient) -> bool:
         return bool(admin.list_topics(timeout=5).brokers)
     except KafkaException:
         return False
+
+
+def test_who_reads_kafka_by_librdkafka_goes_on_with_certificates_that_were_replaced(
+    secured: Pipeline, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    told = "a certificate was replaced"
+    worker = secured.worker("protect")
+    server = secured.launch(["-m", "pipeline", "serve"], state="serve", SEALSTREAM_SERVE=f"127.0.0.1:{port}")
+    with ending(worker), ending(server):
+        wait_for(lambda: "partitions assigned" in worker.log and "caught up" in server.log, 60, "both run")
+        for part in ("pem", "key"):
+            (tmp_path / f"ca-4.{part}").replace(tmp_path / f"ca-3.{part}")
+        wait_for(lambda: told in worker.log and told in server.log, 30, "both have seen it")
+        secured.produce(events(7, 50, 4, int(time.time() * 1000)))
+        secured.wait(60, "protect")
+        assert "the stream waits" not in worker.log
+        assert "waiting" not in server.log
+        assert worker.terminate() == 0, worker.log
+        assert server.terminate() == 0, server.log
 
 
 def test_a_worker_signs_in_by_tls_and_needs_no_more_than_the_rights_of_the_manual(secured: Pipeline) -> None:
