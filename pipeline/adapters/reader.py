@@ -22,6 +22,10 @@ QUIET = logging.getLogger("librdkafka")
 """For clients of which somebody says once what is the matter, and librdkafka would again and again."""
 
 
+OF_NO_CONCERN = (KafkaError.GROUP_AUTHORIZATION_FAILED,)
+"""Errors of the group that librdkafka wants named, and looks for, although who reads so never joins it."""
+
+
 class Found(msgspec.Struct, frozen=True):
     """A record as it stands on a topic; `timestamp` in ms, -1 for none."""
 
@@ -115,6 +119,8 @@ class Reader:
             for message in messages:
                 number, offset, error = message.partition(), message.offset(), message.error()
                 if error is not None:
+                    if error.code() in OF_NO_CONCERN:
+                        continue
                     if error.code() != KafkaError._PARTITION_EOF:
                         raise unreachable(KafkaException(error))
                     ends.pop(number, None)

@@ -20,7 +20,7 @@ from ..certificates import Replaced
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
 from ..stages.sources import LEAD_MS, Source
-from .reader import QUIET, unreachable
+from .reader import OF_NO_CONCERN, QUIET, unreachable
 from .writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -158,6 +158,8 @@ class SourceList:
             raise Transient("sources: Kafka stopped answering while control was being read")
         error = message.error()
         if error is not None:
+            if error.code() in OF_NO_CONCERN:
+                return read
             if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             return max(read, message.offset() or 0)

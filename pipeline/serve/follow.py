@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from ..adapters.profile_store import ProfileStore, Slice
-from ..adapters.reader import Found, unreachable
+from ..adapters.reader import OF_NO_CONCERN, Found, unreachable
 from ..adapters.topics import admin_config, topic_ids
 from ..certificates import Replaced
 from ..errors import Misuse, Transient
@@ -167,7 +167,7 @@ class Follower:
                 after[number] = offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 after[number] = max(after[number], offset)  # what compaction has left out at the end
-            else:
+            elif error.code() not in OF_NO_CONCERN:
                 raise KafkaException(error)
         moved = [n for n, offset in after.items() if offset != at[n]]
         if moved:

@@ -23,6 +23,7 @@ from pipeline.adapters.brokers.embedded import PARTITIONS, EmbeddedBroker
 from pipeline.adapters.partitioner import partitions
 from pipeline.client import AsyncProducer, Producer, asynchronous, synchronous
 from pipeline.crypto.sessions import write_public
+from pipeline.crypto.signatures import SourceSecret
 from pipeline.errors import Misuse, Transient
 from tests.integration.tools import Got, read_all
 from tests.stages.event_world import ring
@@ -185,7 +186,12 @@ def test_the_snippet_of_the_operations_page_runs(mock: str, tmp_path: Path, monk
         r"```python\n(.*?)```", page.partition("## Sealed producers")[2].partition("\n## ")[0], re.S
     )
     (tmp_path / "producer-keys.json").write_bytes(KEYS)
+    secret = SourceSecret("0a1b2c3d", bytes(range(32)))
+    (tmp_path / "shop.secret").write_text(secret.export() + "\n")
     monkeypatch.chdir(tmp_path)
     exec(snippet.replace("localhost:9092", mock), {})
     (record,) = read_all(mock, "events.raw")
-    assert json.loads(opened(record))["type"] == "identify"
+    source, seal_key, (name, at), (_, signature) = record.headers
+    assert json.loads(opened(record._replace(headers=[source, seal_key])))["type"] == "identify"
+    assert (name, at is not None and at.isdigit()) == ("source-timestamp", True)
+    assert signature == secret.signer("shop", "events.raw").sign(at or b"", seal_key[1], record.key, record.value)
