@@ -307,7 +307,7 @@ class IdentifyPartition:
             except UNDECODABLE:
                 self._undecodable += 1
                 return
-            groups = visited(row)
+            groups = [token for token in visited(row) if not self._rules.links(kind_of(token))]
             done = erase(row, event, where, marker.erasure, marker.partitions)
             if done is Taken.BEFORE:
                 self._duplicates += 1

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.events import Alert, Feature, Origin, ProtectedEvent, Topic, event_id
 from pipeline.ports import Effects
@@ -261,6 +262,21 @@ def test_a_group_has_a_profile_of_its_own_with_its_members(partitions: int) -> N
     own = with_token(world, GROUPS[1])
     assert own["members"] == small["members"]
     assert world.merged()[str(small["profile_id"])] == own["profile_id"]
+
+
+def test_a_group_that_joins_by_the_rules_is_left_by_nobody_who_is_erased() -> None:
+    """It has no members but a profile, which it went on to forget."""
+    rules = load_rules("version = 1\n[kinds]\nuser_id = { priority = 1 }\ngroup_id = { priority = 2 }\n")
+    world = World(2, rules)
+    other, group = token("email", 1), token("group_id", 1)
+    world.publish(of(1, USERS[0], group))
+    world.publish(of(2, other, group))
+    world.settle()
+    clear = {"erasure": "0" * 32, "partitions": 1}
+    world.publish(structs.replace(of(3, other, type_="erase"), clear=clear))
+    world.settle()
+    assert_each_token_knows_its_profile(world)
+    assert rows_of(world)[group].profile.hex() == with_token(world, USERS[0])["profile_id"]
 
 
 def test_an_identifier_was_last_seen_on_the_latest_day_whatever_arrived_last() -> None:
