@@ -46,7 +46,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_person_is_exported_erased_and_comes_back_as_somebody_new(kafka: str, topics: str, tmp_path: Path) -> None:
-    pipeline = Pipeline(kafka, topics, tmp_path)
+    pipeline = Pipeline(kafka, topics, tmp_path, SEALSTREAM_SESSION_SECONDS="6")
     people = ["ann", "bob", "cid"]
     pipeline.produce(sent(who, n) for n in range(40) for who in people)
     with ending(pipeline.worker()):
