@@ -20,7 +20,8 @@ from ..certificates import Replaced
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
 from ..stages.sources import LEAD_MS, Source
-from .reader import OF_NO_CONCERN, QUIET, unreachable
+from .reader import OF_NO_CONCERN, unreachable
+from .topics import admin_config
 from .writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -92,7 +93,7 @@ class SourceList:
     ) -> None:
         self._kafka, self._topic, self._use, self._clock = kafka, topic, use, clock
         self._replaced = Replaced(kafka[1])
-        self._known: Sources = {}
+        self._known: dict[bytes, bytes] = {}
         self._seen = float("-inf")
         self._failure: SealstreamError | None = None
 
@@ -125,14 +126,12 @@ class SourceList:
         bootstrap, security = self._kafka
         return Consumer(
             {
-                **security,
-                "bootstrap.servers": bootstrap,
+                **admin_config(bootstrap, security),
                 "group.id": "sealstream-sources",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
-                "logger": QUIET,
             }
         )
 
@@ -140,7 +139,7 @@ class SourceList:
         """Read along until another consumer is to begin anew; `rest` between two looks. Raises what Kafka answers."""
         at = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
         consumer.assign([at])
-        known: Sources = {}
+        known: dict[bytes, bytes] = {}
         read = 0
         while True:
             began = self._clock()
@@ -152,7 +151,7 @@ class SourceList:
             self._seen_all(known, began)
             rest()
 
-    def _take(self, consumer: Consumer, known: Sources, read: int) -> int:
+    def _take(self, consumer: Consumer, known: dict[bytes, bytes], read: int) -> int:
         message = consumer.poll(_TIMEOUT)
         if message is None:
             raise Transient("sources: Kafka stopped answering while control was being read")
@@ -164,17 +163,15 @@ class SourceList:
                 raise KafkaException(error)
             return max(read, message.offset() or 0)
         key, value = message.key() or b"", message.value()
-        if key.startswith(_PREFIX):
-            if value is None:
-                known.pop(key[len(_PREFIX) :].decode(errors="replace"), None)
-            else:
-                source = _read(key, value)
-                known[source.name] = source
+        if value is None:
+            known.pop(key, None)
+        elif key.startswith(_PREFIX):
+            known[key] = value
         return (message.offset() or 0) + 1
 
-    def _seen_all(self, known: Sources, began: float) -> None:
+    def _seen_all(self, known: dict[bytes, bytes], began: float) -> None:
         if known != self._known or self._seen == float("-inf"):
-            self._use(known.values())
+            self._use(of(known).values())
             self._known = dict(known)
         if self._failure is not None:
             log.info("the sources on control can be read again")

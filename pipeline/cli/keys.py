@@ -114,7 +114,7 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     from .. import wiring
 
     config = settings.load(key_file=key_file)
-    path, ring, now = config.keys_path(), wiring.key_ring(config), _now()
+    path, ring, now = config.keys_path(), wiring.key_ring(config), now_ms()
     found = {purpose.value: _status(ring, purpose, now) for purpose in Purpose}
     if as_json:
         click.echo(json.dumps({"file": str(path), "kek": _kek_id(ring), "purposes": found}))
@@ -158,7 +158,7 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
       sealstream keys rotate rejects --from 2027-01-31T06:00:00Z
       sealstream keys rotate token --json
     """
-    key, now = os.urandom(KEY_BYTES), _now()
+    key, now = os.urandom(KEY_BYTES), now_ms()
     start = now if since is None else time_of(since)
 
     def make(ring: KeyRing) -> KeyRing:
@@ -186,7 +186,7 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
     Example:
       sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
     """
-    now = _now()
+    now = now_ms()
     start = now if since is None else time_of(since)
     _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
     if not as_json:
@@ -219,7 +219,7 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
         confirm = click.prompt("The key's name once more", err=True)
     if confirm != name:
         raise Misuse(f"not destroyed: --confirm must repeat the key's name, {name}")
-    now = _now()
+    now = now_ms()
 
     def make(ring: KeyRing) -> KeyRing:
         without = ring.destroyed(name, now)
@@ -251,7 +251,7 @@ def rewrap(kek: str | None, key_file: Path | None, as_json: bool) -> None:
     """
     from .. import wiring
 
-    config, now = settings.load(key_file=key_file), _now()
+    config, now = settings.load(key_file=key_file), now_ms()
     held_by = settings.load(key_file=key_file, kek=kek).kek if kek else config.kek
 
     def make(ring: KeyRing) -> KeyRing:
@@ -283,7 +283,7 @@ def public(key_file: Path | None, as_json: bool) -> None:
     """
     from .. import wiring
 
-    found = wiring.key_ring(settings.load(key_file=key_file)).public_keys(_now())
+    found = wiring.key_ring(settings.load(key_file=key_file)).public_keys(now_ms())
     if not found:
         raise Misuse("the key ring has no active producers key: `sealstream keys rotate producers` makes one")
     if as_json:
@@ -341,7 +341,7 @@ def _kek_id(ring: KeyRing) -> str | None:
     return ring.kek.kek_id if isinstance(ring.kek, LocalKek) else None
 
 
-def _now() -> int:
+def now_ms() -> int:
     return int(time.time() * 1000)
 
 

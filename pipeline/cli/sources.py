@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from ..events import SOURCE_CHARS, is_source
 from ..stages.decision import SOURCE as OPERATOR
 from ..stages.sources import Secret, Source
 from .identifiers import iso, key_option
-from .keys import from_option, time_of
+from .keys import from_option, json_option, now_ms, time_of
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 name_argument = click.argument("name")
 HOUR_MS = 3_600_000
 
@@ -66,7 +64,7 @@ def add(name: str, since: str | None, key_file: Path | None, as_json: bool) -> N
     if name in wiring.sources(config):
         raise Misuse("this source is registered already: `sealstream sources rotate` gives it another secret")
     wiring.check_times(config)
-    if since is not None and start < _now():
+    if since is not None and start < now_ms():
         raise Misuse("--from: not in the past, records of that time are protected")
     _with_secret(config, name, lambda new: Source(name, (new,)), as_json, start)
 
@@ -186,7 +184,7 @@ def _with_secret(
     from .. import wiring
 
     ring, kid = wiring.key_ring(config), os.urandom(KID_BYTES).hex()
-    signs = ring.in_use(Purpose.SOURCES, _now())
+    signs = ring.in_use(Purpose.SOURCES, now_ms())
     secret = None if signs is None else ring.source_keys().secret(signs.version, name, kid)
     if signs is None or secret is None:
         raise Misuse("the key ring has no active sources key: `sealstream keys rotate sources` makes one")
@@ -208,7 +206,7 @@ def _tell_secret(source: Source, secret: str, as_json: bool) -> None:
 
 
 def _show(source: Source) -> None:
-    now = _now()
+    now = now_ms()
     off = source.off and source.off[-1][1] is None
     click.echo(f"{source.name}{' (disabled)' if off else ''}: must sign since {iso(source.since)}")
     for secret in source.secrets:
@@ -228,7 +226,3 @@ def _told(source: Source) -> dict[str, Any]:
 
 def _secret(secret: Secret) -> dict[str, Any]:
     return {"kid": secret.kid, "sources_key": secret.version, "since": secret.since, "until": secret.until}
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

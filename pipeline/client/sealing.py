@@ -12,7 +12,7 @@ from ..adapters.partitioner import partitions
 from ..crypto.sessions import Sealer, read_public
 from ..crypto.signatures import SourceSecret
 from ..errors import Misuse, Transient
-from ..events import SEAL_KEY_HEADER, SIGNATURE_HEADER, SOURCE_CHARS, SOURCE_HEADER, TIMESTAMP_HEADER, is_source
+from ..events import SEAL_KEY_HEADER, SOURCE_CHARS, SOURCE_HEADER, is_source
 
 FLUSH_SECONDS = 30.0
 Event = Mapping[str, Any] | bytes
@@ -36,8 +36,7 @@ class Sealing:
         value, seal_key = self._sealer.seal(plain, now)
         headers = [(SOURCE_HEADER, self._source), (SEAL_KEY_HEADER, seal_key)]
         if self._signer is not None:
-            at = str(now).encode()
-            headers += [(TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, self._signer.sign(at, seal_key, None, value))]
+            headers += self._signer.headers(now, seal_key, None, value)
         return value, headers
 
 

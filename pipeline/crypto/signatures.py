@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..errors import Misuse
-from ..events import frame, optional
+from ..events import SIGNATURE_HEADER, TIMESTAMP_HEADER, frame, optional
 
 SECRET_BYTES = 32
 KID_BYTES = 4
+Header = tuple[str, bytes]
 _SECRET = re.compile(r"(sks_([0-9a-f]{8})_([0-9a-f]{64}))([0-9a-f]{8})\Z")
 _SIGNATURE = re.compile(rb"v1\.([0-9a-f]{8})\.[0-9a-f]{64}\Z")
 
@@ -78,6 +79,11 @@ class Signer:
         mac = self._copy()
         mac.update(frame(timestamp) + optional(seal_key) + optional(key) + optional(value))
         return self._prefix + mac.hexdigest().encode()
+
+    def headers(self, now: int, seal_key: bytes | None, key: bytes | None, value: bytes | None) -> list[Header]:
+        """Return both headers of a record that is signed at `now` (ms)."""
+        at = str(now).encode()
+        return [(TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, self.sign(at, seal_key, key, value))]
 
     def signed(
         self, signature: bytes, timestamp: bytes, seal_key: bytes | None, key: bytes | None, value: bytes | None

@@ -220,18 +220,19 @@ class Resolver:
                 self._send(low, Apart(tokens, full))
         self._forget_evidence(root)
         if row.state & CAPPED:
-            self._tell_cap(root, row, cluster, capped=False)
+            self._tell_cap(root, row, cluster)
         row.parent = pack(low)
         row.state &= ~SPLIT
         self._changed[root] = row
         self.folded.pop(root, None)  # shipped just now
         self._touched.pop(root, None)
 
-    def _tell_cap(self, root: str, row: Row, cluster: Cluster, *, capped: bool) -> None:
+    def _tell_cap(self, root: str, row: Row, cluster: Cluster) -> None:
+        """Whether a cap keeps tokens out is otherwise than on-call was told."""
         row.state ^= CAPPED
         self._changed[root] = row
         size, most = len(cluster.members) + 1, self._rules.limits.cluster_tokens
-        alert = size_cap(root, size, most, capped, self.now)
+        alert = size_cap(root, size, most, bool(row.state & CAPPED), self.now)
         self._alerts.append(Out(alert.dedup_key.encode(), _json(alert), self.now))
 
     def apart(self, token: str, others: list[str], *, full: bool) -> None:
@@ -529,7 +530,7 @@ class Resolver:
                 row.rules = self._digest
                 self._changed[root] = row
             if bool(row.state & CAPPED) != cluster.capped:
-                self._tell_cap(root, row, cluster, capped=cluster.capped)
+                self._tell_cap(root, row, cluster)
         if root not in self._announced:
             # The life before may have announced it under another id, and a crash have taken that back here.
             self._announced.add(root)
