@@ -36,13 +36,7 @@ from .crypto.keyring import KeyRing, Purpose
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
 from .errors import Misuse
-from .events import (
-    SEAL_KEY_HEADER,
-    SIGNATURE_HEADER,
-    SOURCE_HEADER,
-    TIMESTAMP_HEADER,
-    Topic,
-)
+from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg, Uses
 from .flow.watch import WatchConfig, WatchLeg
@@ -255,25 +249,31 @@ def _topic_of(config: Settings, name: str) -> str:
     return config.topic_prefix + name
 
 
-def decided(config: Settings, event: bytes, now: int, key: bytes) -> Original:
-    """Return an event of the operator's as a record of `events.raw` with `key`.
+def operators_records(config: Settings, now: int) -> Callable[[bytes, int, bytes], Original]:
+    """Return what makes of an event of the operator's, the time in ms and a key the record of `events.raw`.
 
-    Sealed and signed; where the ring has no key for the one or the other, or there is no ring, it is not.
+    Sealed and signed by the keys in use at `now` (ms); where the ring has none for the one or the other, or there is no
+    ring, it is not.
     """
-    headers = [(SOURCE_HEADER, OPERATOR.encode())]
-    if not config.keys_path().exists():
-        return Original(key, event, tuple(headers))
-    ring, seal_key = key_ring(config), None
-    if keys := ring.public_keys(now):
-        event, seal_key = Sealer(OPERATOR, keys).seal(event, now)
-        headers.append((SEAL_KEY_HEADER, seal_key))
-    if (signs := ring.in_use(Purpose.SOURCES, now)) is not None:
+    ring = key_ring(config) if config.keys_path().exists() else None
+    keys = () if ring is None else ring.public_keys(now)
+    sealer = Sealer(OPERATOR, keys) if keys else None
+    signer = None
+    if ring is not None and (signs := ring.in_use(Purpose.SOURCES, now)) is not None:
         secret = ring.source_keys().secret(signs.version, OPERATOR, _operator_kid(signs.version))
         assert secret is not None, "a key in use was destroyed"
-        at = str(now).encode()
-        signature = secret.signer(OPERATOR, _topic_of(config, Topic.RAW)).sign(at, seal_key, key, event)
-        headers += [(TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, signature)]
-    return Original(key, event, tuple(headers))
+        signer = secret.signer(OPERATOR, _topic_of(config, Topic.RAW))
+
+    def record_of(event: bytes, at: int, key: bytes) -> Original:
+        headers, seal_key = [(SOURCE_HEADER, OPERATOR.encode())], None
+        if sealer is not None:
+            event, seal_key = sealer.seal(event, at)
+            headers.append((SEAL_KEY_HEADER, seal_key))
+        if signer is not None:
+            headers += signer.headers(at, seal_key, key, event)
+        return Original(key, event, tuple(headers))
+
+    return record_of
 
 
 def _operator_kid(version: int) -> str:
@@ -457,15 +457,20 @@ def _makers(
         def keys() -> tuple[KeyRing, Callable[[], None]]:
             return leased_ring(config, provider)
 
+        @cache
+        def of_sources() -> tuple[Authenticator, Callable[[], None]]:
+            """What is known of sources, from here on followed in a thread."""
+            known = authenticator(config, keys()[0])
+            following = SourceList(_kafka(config), _topic_of(config, Topic.CONTROL), known.know)
+            following.keep()
+            return known, following.check
+
         def protect() -> Leg:
-            ring, leased = keys()
-            known = authenticator(config, ring)
-            of_sources = SourceList(_kafka(config), _topic_of(config, Topic.CONTROL), known.know)
-            of_sources.keep()
+            (ring, leased), (known, fresh) = keys(), of_sources()
 
             def available() -> None:
                 leased()
-                of_sources.check()
+                fresh()
 
             return _protect_leg(config, registry, ring, rules(), uses, available, known)
 
@@ -480,9 +485,7 @@ def rights(config: Settings, show: Show) -> Iterator[Topics]:
     """Yield what `sealstream erase` and `export` read and write."""
     from .rights.topics import Topics
 
-    def record_of(event: bytes, now: int, key: bytes) -> Original:
-        return decided(config, event, now, key)
-
+    record_of = operators_records(config, int(time.time() * 1000))
     audit_keys = key_ring(config).audit_keys()
     with positions(config) as at:
         yield Topics(_kafka(config), lambda name: _topic_of(config, name), at, record_of, show, audit_keys)

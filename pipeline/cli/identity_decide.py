@@ -95,7 +95,7 @@ def _decide(
     except UnicodeEncodeError:
         raise Misuse("--reason and --operator must be UTF-8") from None
     with wiring.sender(config, Topic.RAW) as send:
-        send(wiring.decided(config, value, now, one.encode()), now)
+        send(wiring.operators_records(config, now)(value, now, one.encode()), now)
     if as_json:
         told = {"sent": kind, "message_id": message_id, "time": now, "left": one, "right": other, "will": _WILL[kind]}
         click.echo(json.dumps(told))
