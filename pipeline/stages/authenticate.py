@@ -21,6 +21,7 @@ from .decode import EVERY_SOURCE, NO_SOURCE, Failure
 from .sources import Secret, Source
 
 _DIGITS = 16
+_NO_SOURCE = NO_SOURCE.encode()
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -88,16 +89,13 @@ class Authenticator:
         add, find, limit = passed.append, self._known.get, max_bytes + OVERHEAD
         every, must_sign = self._every, self._must_sign
         for record in records:
-            name: bytes | None = None
+            name = _NO_SOURCE
             for header, content in record.headers:
                 if header == SOURCE_HEADER:
                     name = content or b""
                     break
-            known = None if name is None else find(name)
-            if known is None:
-                asked = every or (must_sign and (NO_SOURCE.encode() if name is None else name) in must_sign)
-            else:
-                asked = record.timestamp >= known.since
+            known = find(name)
+            asked = (every or name in must_sign) if known is None else record.timestamp >= known.since
             if not asked or not record.value or len(record.value) > limit:
                 add(record)
                 continue
@@ -113,8 +111,7 @@ class Authenticator:
 
         None: it did not, or has no secret now. For what is sent once more, later than its signature allows.
         """
-        name = next((content or b"" for header, content in record.headers if header == SOURCE_HEADER), None)
-        known = None if name is None else self._known.get(name)
+        known = self._known.get(_first(record).get(SOURCE_HEADER, _NO_SOURCE))
         try:
             if known is None:
                 return None
@@ -124,10 +121,8 @@ class Authenticator:
         signers = [signer for secret, signer in known.signers.values() if secret.valid(now)]
         if not signers:
             return None
-        at = str(now).encode()
-        signature = signers[-1].sign(at, seal_key, record.key, record.value)
         others = [h for h in record.headers if h[0] not in (TIMESTAMP_HEADER, SIGNATURE_HEADER)]
-        return (*others, (TIMESTAMP_HEADER, at), (SIGNATURE_HEADER, signature))
+        return (*others, *signers[-1].headers(now, seal_key, record.key, record.value))
 
     def _check(self, record: Record, known: _Known | None) -> None:
         if known is None:
@@ -138,7 +133,8 @@ class Authenticator:
 
     def _signed(self, record: Record, known: _Known, within_ms: int | None = None) -> bytes | None:
         """Return the header `seal-key` of a record that its source signed, `within_ms` before or after its own time."""
-        at, (signature, timestamp, seal_key) = record.timestamp, _headers(record)
+        at, headers = record.timestamp, _first(record)
+        signature, timestamp, seal_key = map(headers.get, (SIGNATURE_HEADER, TIMESTAMP_HEADER, SEAL_KEY_HEADER))
         if signature is None:
             raise _failed(Reason.UNSIGNED, SIGNATURE_HEADER, "is required of this source")
         kid = kid_of(signature)
@@ -158,12 +154,12 @@ class Authenticator:
         return seal_key
 
 
-def _headers(record: Record) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """Return signature, timestamp and seal-key; of headers of one name the first one counts."""
+def _first(record: Record) -> dict[str, bytes]:
+    """Return the headers; of those of one name the first one counts."""
     found: dict[str, bytes] = {}
     for name, content in record.headers:
         found.setdefault(name, content or b"")
-    return found.get(SIGNATURE_HEADER), found.get(TIMESTAMP_HEADER), found.get(SEAL_KEY_HEADER)
+    return found
 
 
 def _failed(reason: Reason, path: str, rule: str) -> Failure:

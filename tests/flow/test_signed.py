@@ -193,6 +193,16 @@ def test_the_operator_signs_and_nobody_can_be_registered_as_him() -> None:
         authenticator(Source("operator", (NEW,)), operator=operator)
 
 
+def test_a_record_without_a_source_is_of_the_source_unknown_which_can_be_registered() -> None:
+    found = leg(Source("unknown", (NEW,)))
+    bare = RawRecord(0, RECEIVED, b"k", EVENT, ())
+    assert fate(found, bare) == UNSIGNED
+    at = str(RECEIVED).encode()
+    signature = signer(source="unknown").sign(at, None, b"k", EVENT)
+    headers = (("source-timestamp", at), ("source-signature", signature))
+    assert fate(found, msgspec.structs.replace(bare, headers=headers)) == PASSES
+
+
 def test_what_is_longer_than_it_may_be_is_told_so_and_not_hashed() -> None:
     long = b"x" * (1_001 + OVERHEAD)
     found = Leg(authenticator=authenticator(SHOP), max_event_bytes=1_000)
