@@ -385,7 +385,9 @@ class Resolver:
     def erased(self, token: str, row: Row) -> None:
         """What was known of `token`, of this partition, was erased."""
         if not row.parent:
-            self._forget_told(self._cluster(token), token)
+            cluster = self._cluster(token)
+            cluster.as_rule = None  # of a cluster that is decoded only now it would be what the row has just forgotten
+            self._forget_told(cluster, token)
 
     def _forget_told(self, cluster: Cluster, token: str) -> None:
         """With all that was erased the owner of `token` has forgotten its profile."""

@@ -279,6 +279,18 @@ def test_a_group_that_joins_by_the_rules_is_left_by_nobody_who_is_erased() -> No
     assert rows_of(world)[group].profile.hex() == with_token(world, USERS[0])["profile_id"]
 
 
+def test_who_was_with_somebody_erased_forgets_that_profile_though_the_cluster_had_left_the_cache() -> None:
+    world = World(1, cached=4)
+    for n in range(8):
+        world.publish(of(n, USERS[n], DEVICES[n]))
+        world.settle()
+    assert rows_of(world)[DEVICES[0]].profile
+    clear = {"erasure": "0" * 32, "partitions": 1}
+    world.publish(structs.replace(of(9, USERS[0], type_="erase"), clear=clear))
+    world.settle()
+    assert rows_of(world)[DEVICES[0]].profile == b""
+
+
 def test_an_identifier_was_last_seen_on_the_latest_day_whatever_arrived_last() -> None:
     days = (5, 3, 5)
     made = [of(i, USERS[0], *[DEVICES[0]] * (i > 0), time=START + day * DAY) for i, day in enumerate(days)]
