@@ -28,7 +28,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
     tokens, boxes = (
-        Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked),
+        Tokens(ring.tokenizer(), wiring.identity_rules(settings.load()).blocked),
         ring.reject_boxes(),
     )
     keys = SubjectKeys(MemoryTable(), ring.epochs())

@@ -2,7 +2,9 @@
 
 CPU µs per use, each the median of the rounds. An *event* is 3 tokens (user id, e-mail address, device's cookie), the
 look-up of the person's key and 4 sealed fields; without JSON, event id and Kafka, which `bench protect` measures. As in
-the protect leg, the values were made just before, `AT_ONCE` events at a time, and are in the processor's cache.
+the protect leg, the values were made just before, `AT_ONCE` events at a time, and are in the processor's cache. `event`
+draws its people from all of them, so that nearly each comes back to memory that no cache holds; `event_of_session` from
+those of them who are there for a few events. `event_primitives` is the part that the library does.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from uuid import UUID
 from bench import workload
 from pipeline import settings, wiring
 from pipeline.adapters.memory_table import MemoryTable
+from pipeline.crypto import aead
 from pipeline.crypto.keyring import KeyRing
 from pipeline.crypto.seal import EVENT_ID_BYTES, SealPath
 from pipeline.crypto.sessions import Sealer
@@ -44,6 +47,10 @@ USES = 5_000
 SESSIONS = 200
 REMEMBERED = 5_000
 """People who are few enough that every cache holds them."""
+AAD = bytes(90)
+"""As long as that of a sealed field."""
+SESSION, TOGETHER = 5, 200
+"""A visit's events, and how many people visit at a time."""
 NOW = workload.BEGIN_MS
 T = TypeVar("T")
 
@@ -97,6 +104,7 @@ def _keys(ring: KeyRing, subjects: int, seed: int) -> dict[str, float]:
     for _ in range(subjects // USES + 1):  # until the caches hold what such events leave there
         _events(makers, keys, rng.choices(everybody, k=USES))
     found["event"] = _events(makers, keys, rng.choices(everybody, k=USES))
+    found["event_of_session"] = _events(makers, keys, _sessions(rng, subjects))
     _events(makers, keys, few)
     found["event_remembered"] = _events(makers, keys, rng.choices(few, k=USES))
 
@@ -104,12 +112,33 @@ def _keys(ring: KeyRing, subjects: int, seed: int) -> dict[str, float]:
     keys.get(anchors[0], 0)
     found["event_cold"] = _events(makers, keys, rng.sample(everybody[1:], min(USES, subjects - 1)))
 
+    plain = [plain for _, plain in Person(0).secrets]
+    found["event_primitives"] = _microseconds(lambda key: _primitives(key, plain), [os.urandom(32)] * USES)
     key, secret = keys.get(anchors[0], 0), Person(0).secrets[2]
     ids = [os.urandom(EVENT_ID_BYTES) for _ in range(USES)]
     found["seal"] = _microseconds(lambda event_id: key.seal_all(event_id, (secret,)), ids)
     at, sealed = secret[0], [(event_id, key.seal_all(event_id, (secret,))[secret[0].path]) for event_id in ids]
     found["open"] = _microseconds(lambda one: key.open(at, *one), sealed)
     return found
+
+
+def _primitives(key: bytes, plain: Sequence[bytes]) -> None:
+    """What no code of ours can do without: a cipher, and an encryption for each sealed field."""
+    encrypt = aead.cipher(key).encrypt
+    for each in plain:
+        encrypt(bytes(aead.NONCE_BYTES), each, AAD)
+
+
+def _sessions(rng: random.Random, subjects: int) -> list[int]:
+    """Whose events come where `TOGETHER` people are there at a time, each for a session of `SESSION` events."""
+    there = [[rng.randrange(subjects), rng.randrange(1, SESSION + 1)] for _ in range(TOGETHER)]
+    numbers = []
+    for _ in range(USES):
+        at = rng.randrange(TOGETHER)
+        number, left = there[at]
+        numbers.append(number)
+        there[at] = [number, left - 1] if left > 1 else [rng.randrange(subjects), SESSION]
+    return numbers
 
 
 def _events(makers: Makers, keys: SubjectKeys, numbers: Sequence[int]) -> float:
@@ -176,7 +205,7 @@ def _signatures(ring: KeyRing, values: Sequence[bytes]) -> dict[str, float]:
 
 def _makers(ring: KeyRing) -> Makers:
     """With nothing remembered yet."""
-    return Tokens(ring.tokenizer(cached=0), wiring.identity_rules(settings.load()).blocked).at(NOW).makers
+    return Tokens(ring.tokenizer(), wiring.identity_rules(settings.load()).blocked).at(NOW).makers
 
 
 def _microseconds(use: Callable[[T], object], of: Sequence[T]) -> float:

@@ -121,7 +121,7 @@ class _Profiles:
     """Customer `n`'s record: the same tokens each time, but the last, and counts that grow."""
 
     def __init__(self, s: Setting, count: int, seed: int) -> None:
-        version = load(Path(s.env["SEALSTREAM_KEY_FILE"])).tokenizer(cached=0).at(2**62)
+        version = load(Path(s.env["SEALSTREAM_KEY_FILE"])).tokenizer().at(2**62)
         self._email, self._user = version.maker("email"), version.maker("user_id")
         self._device = version.maker("anonymous_id")
         self._rng = random.Random(seed)

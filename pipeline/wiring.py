@@ -97,7 +97,7 @@ def leased_ring(config: Settings, provider: Kek | None) -> tuple[KeyRing, Callab
 
 def tokens(config: Settings, rules: Rules) -> Tokens:
     """Return the makers of tokens, of the key ring."""
-    return Tokens(key_ring(config).tokenizer(cached=0), rules.blocked)
+    return Tokens(key_ring(config).tokenizer(), rules.blocked)
 
 
 def identity_rules(config: Settings, given: Path | None = None) -> Rules:
@@ -538,7 +538,7 @@ def serve(config: Settings, host: str, port: int) -> int:
     tls = None if cert is None else server_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
     check_address(host, tls=tls is not None, insecure=config.insecure, token=not ask.open)
     ring, available = leased_ring(config, kek_providers.provider(config.kek))
-    tokenizer = ring.tokenizer(cached=0)  # whom somebody has asked for is not kept
+    tokenizer = ring.tokenizer()
     metrics = PrometheusMetrics()
     with closing(profile_store(config)) as store:
         follower = Follower(_kafka(config), config.topic_prefix + Topic.PROFILES, store, metrics, now)

@@ -110,7 +110,7 @@ class KeyRing:
         """By purpose, then version."""
         return self._keys
 
-    def tokenizer(self, cached: int = 65_536) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of all token keys that were not destroyed; `Misuse` if none of them is active.
 
         Decrypt-only ones stay: a replayed record of their period must get the tokens that it got the first time.
@@ -118,7 +118,7 @@ class KeyRing:
         usable = self._usable(Purpose.TOKEN)
         if not any(k.state is KeyState.ACTIVE for k, _ in usable):
             raise Misuse("the key ring has no active token key: `sealstream keys rotate token` makes one")
-        return Tokenizer([TokenKey(k.version, k.active_from, key, k.kept_until) for k, key in usable], cached)
+        return Tokenizer([TokenKey(k.version, k.active_from, key, k.kept_until) for k, key in usable])
 
     def reject_boxes(self) -> RejectBoxes:
         """Return the boxes of all rejects keys that were not destroyed; `Misuse` if none of them is active."""

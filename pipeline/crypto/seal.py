@@ -81,9 +81,10 @@ class SubjectKey:
         head, nonce_head = whole[:_HEAD_BYTES], event_id[:8]
         aad_tail = event_id + _KEY_ID_LENGTH + head[len(FORMAT) :]
         encrypt = cipher(whole[_HEAD_BYTES:]).encrypt
-        return {
-            at.path: head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail) for at, plain in secrets
-        }
+        sealed: dict[str, bytes] = {}
+        for at, plain in secrets:  # faster than a comprehension, which is a call
+            sealed[at.path] = head + encrypt(nonce_head + at.nonce_tag, plain, at.aad_prefix + aad_tail)
+        return sealed
 
     def open(self, at: SealPath, event_id: bytes, sealed: bytes) -> bytes:
         """Return the plain value, or raise `SealBroken`."""

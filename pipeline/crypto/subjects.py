@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from typing import NamedTuple
 
 from .. import ports
+from ..remembered import Remembered
 from . import subject_rows
 from .aead import KEY_BYTES
 from .epochs import Epochs
@@ -33,15 +34,12 @@ LOOKED_AT = 10
 """`rewrap` looks at so many rows for one that it may wrap: 2 µs against 16."""
 
 
-class Held:
-    """A person's key in memory (0.4 kB), and for which offsets: none yet."""
-
-    __slots__ = ("key", "since", "until")
+class Held(NamedTuple):
+    """A person's key in memory, and for which offsets: `since` ≤ offset < `until`."""
 
     key: SubjectKey
-
-    def __init__(self, subject: str) -> None:
-        self.since = self.until = 0
+    since: int
+    until: int
 
 
 class SubjectKeys:
@@ -76,7 +74,7 @@ class SubjectKeys:
         self._index: dict[str, bytes | tuple[bytes, ...]] | None = None
         self._pending: dict[str, Erasure] = {}
         self._incarnation, self._place = "", subject_rows.place_of("")
-        self._held = lru_cache(cached)(Held)
+        self._held: Remembered[Held] = Remembered(cached)
         self._wrapped_by: object = None
         self._unseen: Iterator[bytes] = iter(())
 
@@ -87,7 +85,7 @@ class SubjectKeys:
         """The offsets that follow are of this incarnation of the topic."""
         if incarnation != self._incarnation:
             self._incarnation, self._place = incarnation, subject_rows.place_of(incarnation)
-            self._held.cache_clear()
+            self._held.clear()
 
     def get(self, subject: str, offset: int) -> SubjectKey:
         """Return the person's key for what stands at `offset`; make and `put` it if there is none.
@@ -95,10 +93,10 @@ class SubjectKeys:
         `Corrupt` if its row was changed. The caller makes the table durable before anything sealed with a new key
         leaves.
         """
-        held = self._held(subject)
-        if held.since <= offset < held.until:
+        held = self._held.get(subject)
+        if held is not None and held.since <= offset < held.until:
             return held.key
-        return self._find_or_make(subject, offset, held)
+        return self._find_or_make(subject, offset)
 
     def find(self, subject: str, key_id: bytes) -> SubjectKey | None:
         """Return the person's key `key_id` for opening, or None if it is not (or no longer) here."""
@@ -178,7 +176,7 @@ class SubjectKeys:
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
-    def _find_or_make(self, subject: str, offset: int, held: Held) -> SubjectKey:
+    def _find_or_make(self, subject: str, offset: int) -> SubjectKey:
         rows, erasure = self._rows(subject)
         choice = subject_rows.choose(rows, erasure, self._place, offset)
         key = None
@@ -190,7 +188,7 @@ class SubjectKeys:
             key = self._make(subject, offset)
             if erasure is not None:
                 self._note(erasure)
-        held.key, held.since, held.until = key, choice.since, choice.until
+        self._held.keep(subject, Held(key, choice.since, choice.until))
         return key
 
     def _make(self, subject: str, offset: int) -> SubjectKey:
@@ -234,7 +232,7 @@ class SubjectKeys:
         index, key = self._indexed(), row.key
         self._table.put(key, row.value)
         index[subject] = _with(index.get(subject), key)
-        self._forget_held(subject)
+        self._held.pop(subject, None)
 
     def _delete(self, subject: str, rows: list[KeyRow]) -> int:
         index = self._indexed()
@@ -246,12 +244,8 @@ class SubjectKeys:
                 index[subject] = rest[0] if len(rest) == 1 else rest
             else:
                 del index[subject]
-        self._forget_held(subject)
+        self._held.pop(subject, None)
         return len(rows)
-
-    def _forget_held(self, subject: str) -> None:
-        held = self._held(subject)
-        held.since = held.until = 0
 
 
 def _with(entry: bytes | tuple[bytes, ...] | None, row: bytes) -> bytes | tuple[bytes, ...]:

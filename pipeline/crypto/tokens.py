@@ -3,7 +3,7 @@
 Token = `<kind>.<key version>.<32 hex>`, the hex being the first 128 bits of HMAC-SHA256 (RFC 2104) under the token key
 over frame("sealstream/token/1", kind, value in UTF-8). The framed domain and kind are absorbed once per kind; a token
 then costs two SHA-256 copies, which was the fastest of what equals `hmac.digest` (0.7 µs against 1.1 for
-`hmac.HMAC.copy`, 1.0 for `cryptography`'s, 2.5 for `hmac.digest`; the whole maker: see `TokenVersion.maker`).
+`hmac.HMAC.copy`, 1.0 for `cryptography`'s, 2.5 for `hmac.digest`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 
 from ..errors import Misuse
@@ -53,15 +52,14 @@ class TokenVersion:
     `former`: the version before, where such records carry its tokens as well.
     """
 
-    __slots__ = ("_cached", "_key", "_makers", "former", "since", "until", "version")
+    __slots__ = ("_key", "_makers", "former", "since", "until", "version")
 
-    def __init__(self, key: TokenKey, since: int, until: int, cached: int, former: TokenVersion | None = None) -> None:
+    def __init__(self, key: TokenKey, since: int, until: int, former: TokenVersion | None = None) -> None:
         self.former = former
         self.version = key.version
         self.since = since
         self.until = until
         self._key = key.key
-        self._cached = cached
         self._makers: dict[str, Callable[[str], str]] = {}
 
     def __repr__(self) -> str:
@@ -70,12 +68,11 @@ class TokenVersion:
     def maker(self, kind: str) -> Callable[[str], str]:
         """Return the function normalised value → token text of identifier `kind` (`[a-z][a-z0-9_]*`, else `Misuse`).
 
-        It keeps its latest results (`cached` of them): so that many plain values stay in process memory, bounded and
-        never written anywhere. A value that is not encodable as UTF-8 is `Misuse`: normalisation lets none through.
+        A value that is not encodable as UTF-8 is `Misuse`: normalisation lets none through.
         """
         made = self._makers.get(kind)
         if made is None:
-            made = self._makers[kind] = lru_cache(self._cached)(_maker(self._key, self.version, kind))
+            made = self._makers[kind] = _maker(self._key, self.version, kind)
         return made
 
 
@@ -84,8 +81,8 @@ class Tokenizer:
 
     __slots__ = ("_starts", "_versions")
 
-    def __init__(self, keys: Sequence[TokenKey], cached: int = 65_536) -> None:
-        """`cached`: tokens remembered per kind and version. `Misuse` unless versions and times rise together."""
+    def __init__(self, keys: Sequence[TokenKey]) -> None:
+        """`Misuse` unless versions and times rise together."""
         ordered = sorted(keys, key=lambda k: k.version)
         starts = [k.active_from for k in ordered]
         if not ordered:
@@ -97,9 +94,9 @@ class Tokenizer:
         for key, until in zip(ordered, [*starts[1:], END], strict=True):
             alone = min(max(kept, since), until)
             if former is not None and alone > since:
-                self._versions.append(TokenVersion(key, since, alone, cached, former))
+                self._versions.append(TokenVersion(key, since, alone, former))
             if alone < until:
-                self._versions.append(TokenVersion(key, alone, until, cached))
+                self._versions.append(TokenVersion(key, alone, until))
             kept, former, since = key.kept_until, self._versions[-1], until
         self._starts = [v.since for v in self._versions]
 

@@ -81,7 +81,7 @@ class ProtectLeg:
         self.clock = clock
         self.epochs = ring.epochs()
         self.max_event_bytes = max_event_bytes
-        self.tokens = Tokens(ring.tokenizer(cached=0), blocked)
+        self.tokens = Tokens(ring.tokenizer(), blocked)
         self.boxes = ring.reject_boxes()
         self.opener = ring.opener()
         self.must_seal = frozenset(must_seal)

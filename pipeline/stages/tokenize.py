@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from ..crypto.tokens import Tokenizer, TokenVersion
 from ..events import ERASE, ORDERS
 from ..outcomes import Reason, Rejected, Split, Stage
+from ..remembered import Remembered
 from . import decision
 from .block import Blocked, blocks
 from .clock import event_time
@@ -76,6 +76,23 @@ class Period(NamedTuple):
     overlap: Overlap | None
 
 
+class _Maker(Remembered[str | None]):
+    """Value as sent → token, for one identifier kind and key version; `BLOCKED`, or None if it has no normal form."""
+
+    __slots__ = ("_is_blocked", "_kind", "_token", "made")
+
+    def __init__(self, kind: str, token: Callable[[str], str], is_blocked: Callable[[str], bool], most: int) -> None:
+        super().__init__(most)
+        self._kind, self._token, self._is_blocked, self.made = kind, token, is_blocked, 0
+
+    def __missing__(self, value: str) -> str | None:
+        self.made += 1
+        form = normal(self._kind, value)
+        if self._is_blocked(value if form is None else form):
+            return self.keep(value, BLOCKED)
+        return self.keep(value, None if form is None else self._token(form))
+
+
 class Tokens:
     """Token makers by kind for the version in use; remembers what it made."""
 
@@ -85,7 +102,7 @@ class Tokens:
         self._remembered = remembered
         self._versions: dict[int, Makers] = {}
         self._periods: dict[int, Period] = {}
-        self._remembering: list[tuple[int, Any]] = []
+        self._remembering: list[tuple[int, _Maker]] = []
         self._told: Counter[int] = Counter()
 
     def __repr__(self) -> str:
@@ -107,30 +124,19 @@ class Tokens:
         """Key version → how many values were made under it since the last call, at most."""
         now: Counter[int] = Counter()
         for version, maker in self._remembering:
-            now[version] += maker.cache_info().misses
+            now[version] += maker.made
         new, self._told = now - self._told, now
         return new
 
     def _makers(self, version: TokenVersion) -> Makers:
         makers = self._versions.get(version.version)
         if makers is None:
-            made = {kind: self._maker(kind, version.maker(kind)) for kind in KINDS}
+            made = {kind: _Maker(kind, version.maker(kind), self._blocks[kind], self._remembered) for kind in KINDS}
             self._remembering += [(version.version, maker) for maker in made.values()]
-            makers = {**made, AS_IT_IS: decision.well_formed}
+            makers = {kind: maker.__getitem__ for kind, maker in made.items()}
+            makers[AS_IT_IS] = decision.well_formed
             self._versions[version.version] = makers
         return makers
-
-    def _maker(self, kind: str, token: Callable[[str], str]) -> Callable[[str], str | None]:
-        is_blocked = self._blocks[kind]
-
-        @lru_cache(self._remembered)
-        def make(value: str) -> str | None:
-            form = normal(kind, value)
-            if is_blocked(value if form is None else form):
-                return BLOCKED
-            return None if form is None else token(form)
-
-        return make
 
 
 def _both(now: Maker, before: Maker, made: dict[str, str]) -> Maker:

@@ -1,13 +1,15 @@
 """`bench crypto` measures what it names: real tokens, keys that are found again, seals that open.
 
 Mutations seen red: three sealed fields; an event of two tokens; the cold event under keys that are still cached;
-records of producers that do not open; figures of the last round alone.
+records of producers that do not open; figures of the last round alone; a session of one event.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,16 +99,25 @@ def test_cold_means_that_no_key_is_unwrapped_and_no_token_remembered(monkeypatch
     def noting(makers: Any, keys: SubjectKeys, people: Sequence[int]) -> float:
         unwrapped[0] = 0
         took = events(makers, keys, people)
-        phases.append((unwrapped[0], makers["email"].cache_info().misses, len(people)))
+        phases.append((unwrapped[0], makers["email"].__self__.made, len(people)))
         return took
 
     monkeypatch.setattr(LocalKek, "unwrap", counted)
     monkeypatch.setattr(crypto, "_events", noting)
     crypto._keys(RING, subjects=120, seed=1)
-    *_, drawn, _, remembered, cold = phases
+    *_, drawn, session, _, remembered, cold = phases
     assert drawn == (0, 120, crypto.USES)
+    assert session == (0, 120, crypto.USES)
     assert remembered == (0, 120, crypto.USES)
     assert cold == (119, 119, 119)
+
+
+def test_people_stay_for_a_session() -> None:
+    numbers = crypto._sessions(random.Random(1), 10**9)
+    assert len(numbers) == crypto.USES
+    times = Counter(Counter(numbers).values())
+    assert max(times) == crypto.SESSION
+    assert times[crypto.SESSION] > sum(times.values()) - 2 * crypto.TOGETHER > 0
 
 
 def test_figures_are_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

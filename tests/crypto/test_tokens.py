@@ -85,13 +85,6 @@ def test_versions_make_different_tokens_and_each_the_same_again() -> None:
     assert tokenizer.at(0).maker("email") is old
 
 
-def test_memory_of_plain_values_is_bounded() -> None:
-    maker = Tokenizer([TokenKey(1, 0, KEY)], cached=10).at(0).maker("email")
-    for n in range(100):
-        maker(str(n))
-    assert maker.cache_info().currsize == 10  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("kind", ["", "Email", "e.mail", "1st", "a b", "email\n"])
 def test_a_kind_that_would_blur_the_token_text_is_refused(kind: str) -> None:
     with pytest.raises(Misuse):

@@ -21,7 +21,7 @@ BLOCKED = Blocked(literals=("nobody",))
 
 
 def tokens() -> Tokens:
-    return Tokens(ring().tokenizer(cached=0), BLOCKED)
+    return Tokens(ring().tokenizer(), BLOCKED)
 
 
 def no_keys() -> Tokens:
@@ -44,7 +44,7 @@ def test_a_value_with_colons_is_whole() -> None:
 def test_each_version_of_the_key_gives_one_the_latest_first() -> None:
     found = ring()
     second = RingKey(Purpose.TOKEN, 2, KeyState.ACTIVE, RECEIVED, bytes(32))
-    both = Tokens(KeyRing(found.kek, [*found.keys, second]).tokenizer(cached=0), BLOCKED)
+    both = Tokens(KeyRing(found.kek, [*found.keys, second]).tokenizer(), BLOCKED)
     names = tokens_of("user_id:u", lambda: both, RECEIVED)
     assert [name.split(".")[1] for name in names] == ["2", "1"]
     assert [name.split(".")[1] for name in tokens_of("user_id:u", lambda: both, RECEIVED - 1)] == ["1"]

@@ -63,7 +63,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.store = ProfileStore(f"sqlite:///{directory / 'profiles.db'}", "profiles")
         self.store.begin("", [0], NOW, 0)
-        self.tokenizer = key_ring().tokenizer(cached=0)
+        self.tokenizer = key_ring().tokenizer()
         self.metrics = PrometheusMetrics()
         self.fresh = Fresh()
         self.at = 0
