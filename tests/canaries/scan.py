@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import ahocorasick
 
-from tests.canaries.values import forms
+from tests.canaries.forms import forms, forms_of_bytes
 
 CHUNK = 8 << 20
+_BREAKS = b"\r", b"\n", rb"\r", rb"\n"
+"""As MIME has them in base64, also in JSON; what has any is looked at with and without them."""
 
 
 class Hit(NamedTuple):
@@ -23,11 +25,13 @@ class Hit(NamedTuple):
 
 
 class Scanner:
-    def __init__(self, values: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, values: Mapping[str, tuple[str, int]], of_bytes: Mapping[bytes, tuple[str, int]] = {}) -> None:
         self._found = ahocorasick.Automaton()
         self._longest = 0
-        for value, (kind, number) in values.items():
-            for form, pattern in forms(value):
+        written = [(forms(value), *what) for value, what in values.items()]
+        written += [(forms_of_bytes(value), *what) for value, what in of_bytes.items()]
+        for patterns, kind, number in written:
+            for form, pattern in patterns:
                 text = pattern.decode("latin-1")
                 self._longest = max(self._longest, len(text))
                 if text not in self._found:
@@ -39,8 +43,12 @@ class Scanner:
         before = b""
         for chunk in chunks:
             data = before + chunk
-            hits |= {Hit(place, *what) for _, what in self._found.iter(data.decode("latin-1"))}
-            before = data[-self._longest :]
+            unbroken = data
+            for line_break in _BREAKS:
+                unbroken = unbroken.replace(line_break, b"")
+            for text in {data, unbroken}:
+                hits |= {Hit(place, *what) for _, what in self._found.iter(text.decode("latin-1"))}
+            before = data[-2 * self._longest :]
         return hits
 
     def files(self, *roots: Path) -> tuple[set[Hit], int]:

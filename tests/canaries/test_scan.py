@@ -1,12 +1,14 @@
 """The scanner finds whatever is planted, wherever it lies.
 
-Mutations seen red: one form left out (each); base64 at one alignment; nothing kept between chunks; file names.
+Mutations seen red: one form left out (each); base64 at one alignment; nothing kept between chunks; file names;
+breaks of lines left in, or \\n of JSON; bytes looked for as text.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -22,8 +24,16 @@ VALUES = values(PEOPLE)
 SCANNER = Scanner(VALUES)
 
 
-def base64_after(n: int) -> Callable[[str], bytes]:
-    return lambda v: base64.b64encode(b"\xff" * n + v.encode() + b"\xfe")
+def base64_after(n: int, encoding: str = "utf-8") -> Callable[[str], bytes]:
+    return lambda v: base64.b64encode(b"\xff" * n + v.encode(encoding) + b"\xfe")
+
+
+def lines_after(n: int) -> Callable[[str], bytes]:
+    return lambda v: base64.encodebytes(bytes(n) + v.encode())
+
+
+def lower(escaped: str) -> bytes:
+    return re.sub("%..", lambda found: found[0].lower(), escaped).encode()
 
 
 WRITTEN: dict[str, Callable[[str], bytes]] = {
@@ -32,15 +42,26 @@ WRITTEN: dict[str, Callable[[str], bytes]] = {
     "upper": lambda v: v.upper().encode(),
     "utf-16": lambda v: v.encode("utf-16"),
     "utf-16-be": lambda v: v.encode("utf-16-be"),
+    "utf-32": lambda v: v.encode("utf-32"),
+    "utf-32-be": lambda v: v.encode("utf-32-be"),
     "hex": lambda v: v.encode().hex().encode(),
     "HEX": lambda v: v.encode().hex().upper().encode(),
     "url": lambda v: quote(v, safe="").encode(),
     "form": lambda v: quote_plus(v).encode(),
     "url twice": lambda v: quote(quote(v, safe=""), safe="").encode(),
+    "url, lower case": lambda v: lower(quote(v, safe="")),
+    "form, lower case": lambda v: lower(quote_plus(v)),
+    "url twice, lower case": lambda v: quote(lower(quote(v, safe="")), safe="").encode(),
     "json": lambda v: json.dumps({"x": v}).encode(),
+    "json, upper case": lambda v: re.sub(r"(?<=u)00e.|(?<=u)04..", lambda m: m[0].upper(), json.dumps(v)).encode(),
     "json, unicode": lambda v: json.dumps({"x": v}, ensure_ascii=False).encode(),
     "json in json": lambda v: json.dumps(json.dumps(v)).encode(),
     **{f"base64 after {n}": base64_after(n) for n in range(4)},
+    **{f"base64 of utf-16 after {n}": base64_after(n, "utf-16") for n in range(3)},
+    **{f"lines of base64 after {n}": lines_after(n) for n in range(30, 60)},
+    "lines of base64 in json": lambda v: json.dumps(base64.encodebytes(bytes(45) + v.encode()).decode()).encode(),
+    "lines of base64, CRLF": lambda v: base64.encodebytes(bytes(45) + v.encode()).replace(b"\n", b"\r\n"),
+    "base64 of json, escaped": lambda v: base64.b64encode(json.dumps({"a": v}).encode()),
     "base64 of json": lambda v: base64.urlsafe_b64encode(json.dumps({"ab": v}, ensure_ascii=False).encode()),
 }
 
@@ -54,10 +75,23 @@ def test_each_kind_is_found_in_each_form(kind: str, written: Callable[[str], byt
         assert {(h.kind, h.number) for h in found} == {(kind, number)}
 
 
+@pytest.mark.parametrize(
+    "written", [bytes, lambda v: v.hex().encode(), lambda v: base64.b64encode(b"-" + v), base64.encodebytes]
+)
+def test_what_is_no_text_is_found(written: Callable[[bytes], bytes]) -> None:
+    secret = bytes(range(200, 232))
+    scanner = Scanner({}, {secret: ("secret", 0)})
+    assert {hit.kind for hit in scanner.scan("here", [b"before", written(secret)])} == {"secret"}
+    assert not scanner.scan("here", [written(secret[::-1])])
+
+
 def test_what_lies_across_two_pieces_is_found() -> None:
     value = PEOPLE[3].email.encode()
     for at in range(1, len(value)):
         assert SCANNER.scan("here", [b"x" * 99 + value[:at], value[at:] + b"x" * 99])
+    lines = base64.encodebytes(bytes(50) + value).replace(b"\n", b"\r\n")
+    for at in range(1, len(lines)):
+        assert SCANNER.scan("here", [lines[:at], lines[at:]])
 
 
 def test_files_and_their_names_are_searched_and_nothing_else_is_a_hit(

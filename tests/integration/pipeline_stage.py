@@ -24,8 +24,9 @@ MOST_PARTITIONS = 12
 
 
 class Pipeline:
-    def __init__(self, bootstrap: str, prefix: str, directory: Path, **env: str) -> None:
-        self.bootstrap, self.prefix, self.directory = bootstrap, prefix, directory
+    def __init__(self, bootstrap: str, prefix: str, directory: Path, *, cwd: Path | None = None, **env: str) -> None:
+        """`cwd`: where its processes work, here if None."""
+        self.bootstrap, self.prefix, self.directory, self.cwd = bootstrap, prefix, directory, cwd
         self._made = itertools.count()
         self._workers: list[Worker] = []
         self.env = {
@@ -45,6 +46,7 @@ class Pipeline:
             input=stdin,
             capture_output=True,
             env={**os.environ, **self.env},
+            cwd=self.cwd,
             timeout=timeout,
             check=False,
         )
@@ -60,6 +62,7 @@ class Pipeline:
             args,
             self.directory / f"worker-{i}.log",
             {**self.env, "SEALSTREAM_STATE_DIR": str(directory), **env},
+            self.cwd,
         )
         self._workers.append(made)
         return made

@@ -162,11 +162,11 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 class Worker:
     """A worker process with its log in a file."""
 
-    def __init__(self, args: list[str], log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, args: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> None:
         self.log_path = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *args], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}
+                [sys.executable, *args], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}, cwd=cwd
             )
 
     @property
