@@ -13,7 +13,10 @@ _ESCAPED = re.compile(r"(?<=%)[0-9A-F]{2}|(?<=\\u)[0-9a-f]{4}")
 
 
 def forms(value: str) -> Iterator[tuple[str, bytes]]:
-    """Each way of writing a text: its name, and the bytes to look for. Without the breaks of lines in long ones."""
+    """Each way of writing a text: its name, and the bytes to look for. Without the breaks of lines in long ones.
+
+    No value has a slash, which some of them write as it is and some do not.
+    """
     plain = value.encode()
     yield "plain", plain
     yield "lower case", value.lower().encode()
@@ -21,7 +24,7 @@ def forms(value: str) -> Iterator[tuple[str, bytes]]:
     for encoding in WIDE:
         yield encoding, value.encode(encoding)
     yield from _hex(plain)
-    for name, text in (("url", quote(value, safe="")), ("url path", quote(value)), ("form", quote_plus(value))):
+    for name, text in (("url", quote(value)), ("form", quote_plus(value))):
         for cased in (text, _ESCAPED.sub(lambda found: found[0].lower(), text)):
             yield name, cased.encode()
             yield name, cased.replace("%", "%25").encode()
@@ -29,7 +32,6 @@ def forms(value: str) -> Iterator[tuple[str, bytes]]:
     yield "json", escaped.encode()
     yield "json", _ESCAPED.sub(lambda found: found[0].upper(), escaped).encode()
     yield "json in json", json.dumps(escaped)[1:-1].encode()
-    yield "json", escaped.replace("/", "\\/").encode()
     yield from _base64("base64", plain)
     yield from _base64("base64 of json", escaped.encode())
     for encoding in WIDE[:2]:

@@ -58,6 +58,7 @@ WRITTEN: dict[str, Callable[[str], bytes]] = {
     "json in json": lambda v: json.dumps(json.dumps(v)).encode(),
     **{f"base64 after {n}": base64_after(n) for n in range(4)},
     **{f"base64 of utf-16 after {n}": base64_after(n, "utf-16") for n in range(3)},
+    "base64 of utf-16-be": base64_after(1, "utf-16-be"),
     **{f"lines of base64 after {n}": lines_after(n) for n in range(30, 60)},
     "lines of base64 in json": lambda v: json.dumps(base64.encodebytes(bytes(45) + v.encode()).decode()).encode(),
     "lines of base64, CRLF": lambda v: base64.encodebytes(bytes(45) + v.encode()).replace(b"\n", b"\r\n"),
@@ -73,6 +74,12 @@ def test_each_kind_is_found_in_each_form(kind: str, written: Callable[[str], byt
         value = getattr(PEOPLE[number], kind)
         found = SCANNER.scan("here", [b"before\0", written(value), b"\0after"])
         assert {(h.kind, h.number) for h in found} == {(kind, number)}
+
+
+@pytest.mark.parametrize("written", ["0{}", "0049{}", "49{}"])
+def test_a_phone_number_is_found_as_people_type_it(written: str) -> None:
+    found = SCANNER.scan("here", [written.format(PEOPLE[4].phone.removeprefix("+49")).encode()])
+    assert {(h.kind, h.number) for h in found} == {("phone", 4)}
 
 
 @pytest.mark.parametrize(
