@@ -98,6 +98,10 @@ class SourceBatch(msgspec.Struct, frozen=True):
     partition: int
     records: Sequence[Record]
 
+    def __repr__(self) -> str:
+        first = self.records[0].offset if self.records else None
+        return f"SourceBatch({self.topic}, {self.partition}, {len(self.records)} records from {first})"
+
 
 class Origin(msgspec.Struct, frozen=True, order=True):
     """Where an event came from; its identity in the whole pipeline."""

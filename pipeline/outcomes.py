@@ -66,12 +66,18 @@ class Rejected(msgspec.Struct, frozen=True):
     rule: str = ""
     schema: str = ""
 
+    def __repr__(self) -> str:
+        return f"Rejected(offset={self.record.offset}, {self.stage.value}: {self.reason.value}, …)"
+
 
 class Split(msgspec.Struct, Generic[T], frozen=True):
     """What a stage makes of a batch; `len(passed) + len(rejected)` equals the batch's length (the flow asserts it)."""
 
     passed: list[T]
     rejected: list[Rejected]
+
+    def __repr__(self) -> str:
+        return f"Split({len(self.passed)} passed, {len(self.rejected)} rejected)"
 
 
 class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):

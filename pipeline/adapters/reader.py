@@ -36,6 +36,9 @@ class Found(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
 
+    def __repr__(self) -> str:
+        return f"Found(partition={self.partition}, offset={self.offset}, …)"
+
 
 class Reader:
     """A topic between its beginning, or `since` (partition → offset), and its end at the time of construction.

@@ -75,6 +75,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a SIGTERM or a rebalance waits for the last checkpoint; then it is given up, unacknowledged."""
     tick_seconds: float = 1.0
 
+    def __repr__(self) -> str:
+        return f"EngineConfig({self.bootstrap}, …)"
+
     def group_of(self, leg: str) -> str:
         """The consumer group of a leg."""
         return group_name(leg, prefix=self.topic_prefix, group=self.group_prefix)
