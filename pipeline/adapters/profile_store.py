@@ -324,12 +324,18 @@ def _engine(url: str) -> Engine:
 
 
 def _make_private(path: str) -> None:
-    """SQLite gives its log and index the mode of the file."""
+    """SQLite gives its log and index the mode of the file. `Misuse` if others may use one that is there."""
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        files = [path + end for end in ("", "-wal", "-shm") if os.path.exists(path + end)]
+        open_to_others = [file for file in files if os.stat(file).st_mode & 0o077]
     except OSError as error:
         raise Misuse(f"SEALSTREAM_SERVE_DATABASE: the file cannot be opened ({error.strerror})") from None
+    if open_to_others:
+        raise Misuse(
+            f"profile database {open_to_others[0]}: others may use it; run `chmod 600` on it, and ask who has read it"
+        )
 
 
 def _on_connect(connection: Any, _: object) -> None:

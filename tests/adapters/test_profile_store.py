@@ -6,7 +6,8 @@ name it. On SQLite and on PostgreSQL.
 Mutations seen red: the newest by partition, or the oldest; a token that is let go of stays; offset or incarnation not
 compared; a transaction per slice; another incarnation, or an old state, goes on; an unreadable record as a tombstone; a
 tombstone, or a token let go of, in all partitions; one row per id; deleted content left in pages, or in the log; file
-mode 0644; another format goes on; a tombstone leaves what its own batch brought; a circle leads to its last.
+mode 0644, of one that is there, too; another format goes on; a tombstone leaves what its own batch brought; a circle
+leads to its last.
 """
 
 from __future__ import annotations
@@ -372,6 +373,15 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("name", ["profiles.db", "profiles.db-wal", "profiles.db-shm"])
+def test_a_file_that_others_may_use_is_refused(name: str, tmp_path: Path) -> None:
+    for mode in (0o640, 0o604, 0o620):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+        with pytest.raises(Misuse, match=rf"{name}: others may use it; run `chmod 600`"):
+            ProfileStore(f"sqlite:///{tmp_path / 'profiles.db'}", TOPIC)
+
+
 @pytest.mark.parametrize(
     "url", ["nothing", "sqlite://", "sqlite:///:memory:", "mysql://user:geheim@host/db", "oracle://geheim", "://"]
 )
@@ -385,6 +395,7 @@ def test_other_databases_are_refused_without_repeating_the_url(url: str) -> None
 def test_a_database_that_does_not_answer_is_transient(kind: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.db"
     broken.write_bytes(os.urandom(4096))
+    broken.chmod(0o600)
     url = f"sqlite:///{broken}" if kind == "sqlite" else "postgresql://geheim:geheim@127.0.0.1:1/none"
     with pytest.raises(Transient) as caught:
         ProfileStore(url, TOPIC)
