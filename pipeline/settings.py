@@ -18,12 +18,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .adapters import private_file
 from .errors import Misuse
 from .events import is_source
 
 PREFIX = "SEALSTREAM_"
 OTHERS = {"SEALSTREAM_DEBUG"}
 """Read where no settings exist yet: SEALSTREAM_DEBUG=1 shows tracebacks."""
+_PASSWORD_BYTES = 4_096
 _TESTS = "SEALSTREAM_TEST_"
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
 """Kubernetes puts such variables into each pod for every service, "sealstream" included: no setting ends like that."""
@@ -55,7 +57,7 @@ class Settings(BaseSettings):
     kafka_password: SecretStr | None = Field(default=None, description="SASL password; prefer KAFKA_PASSWORD_FILE.")
     kafka_password_file: Path | None = Field(
         default=None,
-        description="File with the SASL password (one trailing newline is cut): not seen in `ps` or dumps.",
+        description="File (mode 0600) with the SASL password (one trailing newline is cut): not seen in `ps` or dumps.",
     )
     kafka_ca_file: Path | None = Field(
         default=None, description="PEM bundle that signs the brokers. None: the system's."
@@ -279,13 +281,15 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.state_dir / 'profiles.db'}"
 
     def password(self) -> str | None:
-        """Return the SASL password. `Misuse` if its file cannot be read."""
+        """Return the SASL password. `Misuse` if its file cannot be read, or others may use it."""
         if self.kafka_password_file is None:
             return None if self.kafka_password is None else self.kafka_password.get_secret_value()
+        name = f"{PREFIX}KAFKA_PASSWORD_FILE"
+        content = private_file.read(self.kafka_password_file, name, _PASSWORD_BYTES, "write the password there")
         try:
-            return self.kafka_password_file.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError):
-            raise Misuse("SEALSTREAM_KAFKA_PASSWORD_FILE cannot be read as UTF-8 text") from None
+            return (b"\xff" if content is None else content).decode().removesuffix("\n")
+        except UnicodeDecodeError:
+            raise Misuse(f"{name}: is not {_PASSWORD_BYTES} bytes of UTF-8 text at most") from None
 
     def security(self) -> dict[str, str]:
         """Return Kafka's security properties by librdkafka's names; empty for PLAINTEXT."""

@@ -2,7 +2,7 @@
 
 Mutations seen red: an empty variable taken as a value; the value in the message of an unknown variable; pydantic's
 whole error as the message; `.rstrip` for `.removesuffix` of the password's newline; `and` for `==` between the two
-password sources.
+password sources; a password's file that others may read; files of Kafka's TLS that nobody looks at.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def refusal(environ: dict[str, str], **overrides: Any) -> str:
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
     return str(raised.value)
+
+
+def private(file: Path, content: bytes) -> Path:
+    file.write_bytes(content)
+    file.chmod(0o600)
+    return file
 
 
 def outcome(environ: dict[str, str]) -> str:
@@ -243,7 +249,7 @@ def test_the_database_of_profiles_is_in_the_state_directory_unless_it_is_given()
 def test_sasl_needs_exactly_one_source_of_the_password(security: str, tmp_path: Path) -> None:
     environ = SASL | {"SEALSTREAM_KAFKA_SECURITY": security}
     file = tmp_path / "password"
-    file.write_text("from the file\n", encoding="utf-8")
+    private(file, b"from the file\n")
     from_file = {"SEALSTREAM_KAFKA_PASSWORD_FILE": str(file)}
     for wrong in (environ, environ | PASSWORD | from_file):
         message = refusal(wrong)
@@ -304,20 +310,21 @@ def test_the_key_ring_is_in_the_state_directory_unless_it_is_given() -> None:
     ],
 )
 def test_of_the_passwords_file_one_trailing_newline_is_cut(content: str, password: str, tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_bytes(content.encode())
+    file = private(tmp_path / "password", content.encode())
     assert settings.load(SASL | {"SEALSTREAM_KAFKA_PASSWORD_FILE": str(file)}).password() == password
 
 
-def test_a_passwords_file_that_cannot_be_read_is_misuse_by_its_variable(tmp_path: Path) -> None:
-    latin = tmp_path / "latin"
-    latin.write_bytes(CANARY.encode() + b"\xff")
-    for file in (tmp_path / "missing", tmp_path, latin):
+def test_a_passwords_file_that_cannot_be_used_is_misuse_by_its_variable(tmp_path: Path) -> None:
+    latin = private(tmp_path / "latin", CANARY.encode() + b"\xff")
+    long = private(tmp_path / "long", CANARY.encode() * 1_000)
+    for mode in (0o640, 0o604):
+        private(tmp_path / str(mode), CANARY.encode()).chmod(mode)
+    for file in (tmp_path / "missing", tmp_path, latin, long, tmp_path / str(0o640), tmp_path / str(0o604)):
         found = settings.load(SASL | {"SEALSTREAM_KAFKA_PASSWORD_FILE": str(file)})
-        with pytest.raises(Misuse, match=r"SEALSTREAM_KAFKA_PASSWORD_FILE cannot be read") as raised:
+        with pytest.raises(Misuse, match=r"^SEALSTREAM_KAFKA_PASSWORD_FILE") as raised:
             found.security()
         assert CANARY not in str(raised.value)
-        assert raised.value.__suppress_context__
+        assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
 # -- security --------------------------------------------------------------------------------------------------------
