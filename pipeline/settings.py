@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .adapters import private_file
+from .certificates import ClientContext, kafka_files
 from .errors import Misuse
 from .events import is_source
 
@@ -292,7 +293,10 @@ class Settings(BaseSettings):
             raise Misuse(f"{name}: is not {_PASSWORD_BYTES} bytes of UTF-8 text at most") from None
 
     def security(self) -> dict[str, str]:
-        """Return Kafka's security properties by librdkafka's names; empty for PLAINTEXT."""
+        """Return Kafka's security properties by librdkafka's names; empty for PLAINTEXT.
+
+        `Misuse` if a file of them cannot be used: clients would fail in ways of their own, or try for ever.
+        """
         if self.kafka_security == "PLAINTEXT":
             return {}
         given: dict[str, str | Path | None] = {"security.protocol": self.kafka_security}
@@ -302,7 +306,10 @@ class Settings(BaseSettings):
         if self.kafka_security.endswith("SSL"):
             given |= {"ssl.ca.location": self.kafka_ca_file, "ssl.certificate.location": self.kafka_cert_file}
             given["ssl.key.location"] = self.kafka_cert_key_file
-        return {name: str(value) for name, value in given.items() if value is not None}
+        found = {name: str(value) for name, value in given.items() if value is not None}
+        if any(files := kafka_files(found)):
+            ClientContext(*files)
+        return found
 
 
 def _names(value: str) -> frozenset[str]:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pipeline import settings
 from pipeline.errors import Misuse
 from pipeline.settings import PREFIX, Settings
+from tests.certificates import self_signed
 
 CANARY = "canary-hunter2"
 SASL = {"SEALSTREAM_KAFKA_SECURITY": "SASL_SSL", "SEALSTREAM_KAFKA_USERNAME": "worker"}
@@ -362,21 +363,35 @@ def test_an_endpoint_that_others_reach_needs_tls_or_somebody_who_says_that_it_do
     assert settings.load({"SEALSTREAM_HTTP": listen, "SEALSTREAM_INSECURE": "1"}).in_clear() == ["SEALSTREAM_HTTP"]
 
 
-def test_security_goes_by_librdkafkas_names() -> None:
+def test_security_goes_by_librdkafkas_names(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
     files = {
-        "SEALSTREAM_KAFKA_CA_FILE": "/ca.pem",
-        "SEALSTREAM_KAFKA_CERT_FILE": "/cert.pem",
-        "SEALSTREAM_KAFKA_CERT_KEY_FILE": "/key.pem",
+        "SEALSTREAM_KAFKA_CA_FILE": str(cert),
+        "SEALSTREAM_KAFKA_CERT_FILE": str(cert),
+        "SEALSTREAM_KAFKA_CERT_KEY_FILE": str(key),
     }
     tls = {
-        "ssl.ca.location": "/ca.pem",
-        "ssl.certificate.location": "/cert.pem",
-        "ssl.key.location": "/key.pem",
+        "ssl.ca.location": str(cert),
+        "ssl.certificate.location": str(cert),
+        "ssl.key.location": str(key),
     }
     sasl = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "worker", "sasl.password": CANARY}
     for security, expected in [("SASL_SSL", sasl | tls), ("SASL_PLAINTEXT", sasl), ("SSL", tls)]:
         found = settings.load(SASL | PASSWORD | files | {"SEALSTREAM_KAFKA_SECURITY": security})
         assert found.security() == {"security.protocol": security} | expected
+
+
+def test_files_of_tls_that_do_not_load_are_misuse_by_their_settings(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    ca = {"SEALSTREAM_KAFKA_CA_FILE": str(cert)}
+    pair = {"SEALSTREAM_KAFKA_CERT_FILE": str(cert), "SEALSTREAM_KAFKA_CERT_KEY_FILE": str(key)}
+    for good in (ca, pair, ca | pair):
+        Producer(settings.load({"SEALSTREAM_KAFKA_SECURITY": "SSL", **good}).security())
+    for name in ca | pair:
+        for wrong in ("/nowhere", str(key if name != "SEALSTREAM_KAFKA_CERT_KEY_FILE" else cert)):
+            given = settings.load({"SEALSTREAM_KAFKA_SECURITY": "SSL", **ca, **pair, name: wrong})
+            with pytest.raises(Misuse, match=r"SEALSTREAM_KAFKA_CA_FILE, …_CERT_FILE and …_CERT_KEY_FILE do not load"):
+                given.security()
 
 
 def test_what_was_not_given_is_left_to_librdkafka() -> None:

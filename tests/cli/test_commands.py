@@ -18,6 +18,7 @@ import pytest
 from pipeline.adapters import keyfile
 from pipeline.cli.main import cli
 from pipeline.crypto.sessions import read_public
+from tests.stages.event_world import ring
 
 DATA = Path(__file__).parents[1] / "data"
 CANARY = "canary.9c2e@example.com"
@@ -177,6 +178,34 @@ def test_wrong_use_says_what_to_do(args: tuple[str, ...], env: dict[str, Any], c
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("worker", "--legs", "identify"),
+        ("topics", "apply"),
+        ("sources", "list"),
+        ("replay",),
+        ("verify",),
+        ("erase", "email:a@example.com", "--ticket", "T"),
+        ("identity", "stats"),
+        ("keys", "rewrap"),
+    ],
+    ids=" ".join,
+)
+def test_files_of_kafkas_tls_that_do_not_load_are_wrong_use(args: tuple[str, ...], tmp_path: Path) -> None:
+    keyfile.create(tmp_path / "keys.json", ring())
+    done = sealstream(
+        *args,
+        SEALSTREAM_KAFKA="127.0.0.1:1",
+        SEALSTREAM_KAFKA_SECURITY="SSL",
+        SEALSTREAM_KAFKA_CA_FILE="/nowhere",
+        SEALSTREAM_STATE_DIR=str(tmp_path),
+    )
+    assert done.returncode == 2, done.stderr
+    assert b"SEALSTREAM_KAFKA_CA_FILE" in done.stderr
+    assert b"a fault of ours" not in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_fault() -> None:
