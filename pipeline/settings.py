@@ -8,7 +8,6 @@ rule, never the value: it may be a password.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .adapters import private_file
+from .adapters.addresses import is_loopback
 from .certificates import ClientContext, kafka_files
 from .errors import Misuse
 from .events import is_source
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     serve_database: SecretStr | None = Field(
         default=None,
         description="URL of the database of `sealstream serve`, `sqlite:///file` or `postgresql://…`. None: "
-        "`profiles.db` in the state directory.",
+        "`profiles.db` in the state directory. Another machine's PostgreSQL is asked for `sslmode=verify-full`.",
     )
 
     # logs
@@ -358,11 +358,3 @@ def _rule(error: Any) -> str:
 
 def _all_here(servers: str) -> bool:
     return all(is_loopback(server.strip().rpartition(":")[0].strip("[]")) for server in servers.split(","))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine for this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -514,7 +514,7 @@ def held(config: Settings, person: Person, topics: Topics) -> Held:
 def profile_store(config: Settings) -> ProfileStore:
     from .adapters.profile_store import ProfileStore
 
-    return ProfileStore(config.database_url(), config.topic_prefix + Topic.PROFILES)
+    return ProfileStore(config.database_url(), config.topic_prefix + Topic.PROFILES, insecure=config.insecure)
 
 
 def serve(config: Settings, host: str, port: int) -> int:

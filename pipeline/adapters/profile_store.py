@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Column,
     Connection,
@@ -41,11 +42,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ..errors import Misuse, Transient
 from ..stages.profile_records import follow, profile_id, said
+from .addresses import is_loopback
 from .reader import Found
 
 FORMAT = "1"
 """Of the tables; those of another one are dropped and read again from the topic."""
 _WAIT_SECONDS = 10.0
+_TLS = {"sslmode": ("verify-full",), "ssl_min_protocol_version": ("TLSv1.2", "TLSv1.3")}
+"""By libpq's names what is good enough beyond this machine, the default first."""
+_ELSEWHERE = {"hostaddr", "service"}
+"""Where these are given, the host does not say where the connection leads."""
 _CHUNK = 500
 """Values in one `IN (…)`: SQLite takes 32,766 parameters, older ones 999."""
 
@@ -120,12 +126,14 @@ class ProfileStore:
     Every call raises `Transient` where the database does not answer. Its messages and exceptions hold no row.
     """
 
-    def __init__(self, url: str, topic: str) -> None:
+    def __init__(self, url: str, topic: str, *, insecure: bool = False) -> None:
         """`url`: SQLAlchemy's, `sqlite:///file` or `postgresql://user@host/database`; `topic` with its prefix.
+
+        `insecure`: the URL may ask for less than verified TLS on the way to another machine (`in_clear`).
 
         `Misuse` for another kind of database, a driver that is missing, or a database that holds another topic.
         """
-        self._engine = _engine(url)
+        self._engine = _engine(url, insecure=insecure)
         try:
             with self._talking():
                 self._prepare(topic)
@@ -301,17 +309,52 @@ class ProfileStore:
             raise Transient(f"the profile database does not answer as it should ({type(error).__name__})") from None
 
 
-def _engine(url: str) -> Engine:
-    options: dict[str, Any] = {"hide_parameters": True}
+def in_clear(url: str) -> bool:
+    """Whether it asks for less than TLS 1.2 with the server's name verified, on the way to another machine."""
+    return _is_weak(_asked(_parsed(url)))
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
-            options |= {"connect_args": {"connect_timeout": round(_WAIT_SECONDS)}, "pool_pre_ping": True}
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), **options)
-        if parsed.get_backend_name() != "sqlite":
-            raise Misuse("SEALSTREAM_SERVE_DATABASE takes sqlite:///file or postgresql://…")
+            return parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() == "sqlite":
+            return parsed
     except (ArgumentError, NoSuchModuleError):
         raise Misuse("SEALSTREAM_SERVE_DATABASE is no URL of a database") from None
+    raise Misuse("SEALSTREAM_SERVE_DATABASE takes sqlite:///file or postgresql://…")
+
+
+def _asked(url: URL) -> dict[str, Any]:
+    """What is asked of TLS, by libpq's names: nothing on this machine, elsewhere the best unless the URL says less."""
+    if url.get_backend_name() == "sqlite":
+        return {}
+    given = url.get_dialect()().create_connect_args(url)[1]
+    if not _ELSEWHERE & given.keys() and not {f"PG{name.upper()}" for name in _ELSEWHERE} & os.environ.keys():
+        hosts = str(given.get("host") or os.environ.get("PGHOST") or "/").split(",")
+        if all(host.startswith(("/", "@")) or is_loopback(host) for host in hosts):  # directories of sockets, or TCP
+            return {}
+    return {name: given.get(name, good[0]) for name, good in _TLS.items()}
+
+
+def _is_weak(asked: Mapping[str, Any]) -> bool:
+    return any(value not in _TLS[name] for name, value in asked.items())
+
+
+def _engine(url: str, *, insecure: bool = False) -> Engine:
+    options: dict[str, Any] = {"hide_parameters": True}
+    parsed = _parsed(url)
+    asked = _asked(parsed)
+    if _is_weak(asked) and not insecure:
+        raise Misuse(
+            "SEALSTREAM_SERVE_DATABASE: on the way to another machine sslmode must be verify-full, and "
+            "ssl_min_protocol_version TLSv1.2 or TLSv1.3 (both by default), or set SEALSTREAM_INSECURE=true"
+        )
+    try:
+        if parsed.get_backend_name() == "postgresql":
+            options |= {"connect_args": {"connect_timeout": round(_WAIT_SECONDS), **asked}, "pool_pre_ping": True}
+            return create_engine(parsed, **options)
     except ImportError:
         raise Misuse("PostgreSQL needs its driver: pip install 'sealstream[postgresql]'") from None
     if parsed.database in (None, "", ":memory:"):

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psycopg
 
+from tests.certificates import Pair
+
 START_SECONDS = 60.0
 
 
@@ -28,8 +30,11 @@ def postgresql_binaries() -> Path | None:
 
 
 @contextmanager
-def postgresql(binaries: Path) -> Iterator[str]:
-    """Yield the URL of a new server's database; it ends with the context. As root it runs as the user `postgres`."""
+def postgresql(binaries: Path, tls: Pair | None = None) -> Iterator[str]:
+    """Yield the URL of a new server's database; it ends with the context. As root it runs as the user `postgres`.
+
+    `tls`: its certificate and key; without, it speaks no TLS.
+    """
     user = "postgres" if os.geteuid() == 0 else None
     directory = Path(tempfile.mkdtemp(prefix="sealstream-pg-"))
     try:
@@ -45,6 +50,13 @@ def postgresql(binaries: Path) -> Iterator[str]:
             port = free.getsockname()[1]
         command: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port)]
         command += ["-k", directory, "-F"]
+        if tls is not None:
+            command += ["-c", "ssl=on", "-c", f"ssl_cert_file={directory}/cert", "-c", f"ssl_key_file={directory}/key"]
+            for name, file in (("cert", tls.cert), ("key", tls.key)):
+                shutil.copy(file, directory / name)
+                (directory / name).chmod(0o600)
+                if user is not None:
+                    os.chown(directory / name, entry.pw_uid, entry.pw_gid)
         with (directory / "log").open("wb") as log:
             server = subprocess.Popen(command, user=user, stdout=log, stderr=log, cwd=directory)
         url = f"postgresql://test@127.0.0.1:{port}/postgres"

@@ -7,7 +7,7 @@ Mutations seen red: the newest by partition, or the oldest; a token that is let 
 compared; a transaction per slice; another incarnation, or an old state, goes on; an unreadable record as a tombstone; a
 tombstone, or a token let go of, in all partitions; one row per id; deleted content left in pages, or in the log; file
 mode 0644, of one that is there, too; another format goes on; a tombstone leaves what its own batch brought; a circle
-leads to its last.
+leads to its last; of TLS nothing asked, `require`, a weaker one let pass, `hostaddr` or the environment not looked at.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from pipeline.adapters import profile_store
-from pipeline.adapters.profile_store import Overtaken, Position, ProfileStore, Slice
+from pipeline.adapters.profile_store import Overtaken, Position, ProfileStore, Slice, in_clear
 from pipeline.adapters.reader import Found
 from pipeline.errors import Misuse, Transient
 from tests.adapters import databases
+from tests.certificates import Authority
 from tests.conftest import CI
 
 TOPIC = "profiles"
@@ -136,14 +139,18 @@ class Feed:
             self.take(self.slice(partition, batch))
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    binaries = databases.postgresql_binaries()
-    if binaries is None:
+def binaries() -> Path:
+    found = databases.postgresql_binaries()
+    if found is None:
         if CI:
             pytest.fail("these tests need PostgreSQL's server; on Debian: apt install postgresql")
         pytest.skip("NO POSTGRESQL, NOTHING PROVED: its server's binaries are not here")
-    with databases.postgresql(binaries) as url:
+    return found
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    with databases.postgresql(binaries()) as url:
         yield url
 
 
@@ -389,6 +396,89 @@ def test_other_databases_are_refused_without_repeating_the_url(url: str) -> None
     with pytest.raises(Misuse, match="SEALSTREAM_SERVE_DATABASE") as caught:
         ProfileStore(url, TOPIC)
     assert "geheim" not in str(caught.value)
+
+
+HERE = ["@127.0.0.1/d", "@localhost:5/d", "@[::1]/d", "@/d", "@/d?host=/run/pg", "@/d?host=localhost&host=/tmp"]
+ELSEWHERE = [
+    "@db.example/d",
+    "@/d?host=localhost&host=10.0.0.1",
+    "@localhost/d?hostaddr=10.0.0.1",
+    "@localhost/d?service=x",
+]
+
+
+@pytest.mark.parametrize("place", HERE)
+def test_on_this_machine_nothing_is_asked_of_tls(place: str) -> None:
+    for more in ({}, {"sslmode": "disable"}):
+        url = f"postgresql://u:geheim{place}{'&' if '?' in place else '?'}{urlencode(more)}"
+        assert asked(url) == more
+        assert not in_clear(url)
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_on_the_way_to_another_machine_tls_with_its_name_verified_is_asked_for(place: str) -> None:
+    url = f"postgresql://u:geheim{place}{'&' if '?' in place else '?'}"
+    good = {"sslmode": "verify-full", "ssl_min_protocol_version": "TLSv1.2"}
+    assert asked(url) == asked(url, insecure=True) == asked(f"{url}sslmode=verify-full") == good
+    assert asked(f"{url}ssl_min_protocol_version=TLSv1.3") == good | {"ssl_min_protocol_version": "TLSv1.3"}
+    assert not in_clear(url)
+    less = [f"sslmode={mode}" for mode in ("disable", "allow", "prefer", "require", "verify-ca", "?")]
+    for one in (*less, "ssl_min_protocol_version=TLSv1.1"):
+        with pytest.raises(Misuse, match=r"^SEALSTREAM_SERVE_DATABASE: .* must be verify-full") as caught:
+            asked(url + one)
+        assert "geheim" not in str(caught.value)
+        assert in_clear(url + one)
+        name, _, value = one.partition("=")
+        assert asked(url + one, insecure=True) == good | {name: value}
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR", "PGSERVICE"])
+def test_what_libpq_takes_from_its_environment_may_lead_to_another_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "10.0.0.1")
+    assert asked("postgresql:///d")["sslmode"] == "verify-full"
+
+
+def asked(url: str, *, insecure: bool = False) -> dict[str, Any]:
+    """What the engine that is made of it says to the driver of TLS, beside the URL."""
+    engine = profile_store._engine(url, insecure=insecure)
+    said: dict[str, Any] = {}
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, _args: object, given: dict[str, Any]) -> None:
+        said.update({name: value for name, value in given.items() if name.startswith("ssl")})
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        engine.connect()
+    return said
+
+
+def test_a_server_is_taken_by_its_certificate_alone(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path, "ca"), Authority(tmp_path, "stranger")
+    with databases.postgresql(binaries(), authority.issue("db.example", 2)) as url:
+        port = url.rpartition(":")[2].partition("/")[0]
+
+        def served(name: str, more: str) -> bool:
+            try:
+                ProfileStore(f"postgresql://test@{name}:{port}/postgres?hostaddr=127.0.0.1&{more}", TOPIC).close()
+            except Transient:
+                return False
+            return True
+
+        assert served("db.example", f"sslrootcert={authority.cert}")
+        assert not served("db.example", f"sslrootcert={stranger.cert}")
+        assert not served("other.example", f"sslrootcert={authority.cert}")
+
+
+def test_a_server_without_tls_is_not_taken(postgresql: str, tmp_path: Path) -> None:
+    port = postgresql.rpartition(":")[2].partition("/")[0]
+    ca = Authority(tmp_path, "ca").cert
+    url = f"postgresql://test@db.example:{port}/postgres?hostaddr=127.0.0.1&sslrootcert={ca}"
+    with pytest.raises(Transient):
+        ProfileStore(url, TOPIC)
+    ProfileStore(f"{url}&sslmode=disable", TOPIC, insecure=True).close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
