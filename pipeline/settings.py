@@ -24,6 +24,7 @@ from .errors import Misuse
 from .events import is_source
 
 PREFIX = "SEALSTREAM_"
+KAFKA_IN_CLEAR = "SEALSTREAM_KAFKA_SECURITY"
 OTHERS = {"SEALSTREAM_DEBUG"}
 """Read where no settings exist yet: SEALSTREAM_DEBUG=1 shows tracebacks."""
 _PASSWORD_BYTES = 4_096
@@ -38,8 +39,8 @@ class Settings(BaseSettings):
 
     insecure: bool = Field(
         default=False,
-        description="Connect to Kafka, and listen, beyond this machine without TLS: where a proxy has it, or to try "
-        "out. Said at each start.",
+        description="Connect to Kafka and PostgreSQL, and listen, beyond this machine without TLS: where a proxy has "
+        "it, or to try out. Each command says what it makes use of.",
     )
 
     # Kafka
@@ -250,10 +251,10 @@ class Settings(BaseSettings):
         return self
 
     def in_clear(self) -> list[str]:
-        """The settings by which something goes beyond this machine without TLS."""
+        """The settings by which something goes beyond this machine without TLS; `serve` looks to its own."""
         found = []
         if self.kafka is not None and not self.kafka_security.endswith("SSL") and not _all_here(self.kafka):
-            found.append("SEALSTREAM_KAFKA_SECURITY")
+            found.append(KAFKA_IN_CLEAR)
         if self.http != "off" and self.http_cert_file is None and not _all_here(self.http):
             found.append("SEALSTREAM_HTTP")
         return found

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files, source_list
+from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files, source_list, topics
+from .adapters.addresses import is_loopback
 from .adapters.changelog import last_values, standing
 from .adapters.kek_lease import KekLease
 from .adapters.key_uses import KeyUses
@@ -27,7 +28,7 @@ from .adapters.rules_version import RulesVersion
 from .adapters.source_list import SourceList
 from .adapters.standstill import blockers
 from .adapters.topic_specs import SUBJECT_KEYS
-from .adapters.topics import CHANGELOGS, Spec, as_made, changelog_name, group_name, specs, topic_ids
+from .adapters.topics import CHANGELOGS, Spec, TopicReport, as_made, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
 from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
@@ -41,7 +42,7 @@ from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg, Uses
 from .flow.watch import WatchConfig, WatchLeg
 from .ports import Leg, PartitionLeg, Table
-from .settings import Settings
+from .settings import KAFKA_IN_CLEAR, Settings
 from .stages.authenticate import Authenticator
 from .stages.decision import SOURCE as OPERATOR
 from .stages.identity_rows import evidence_homes, token_home
@@ -142,7 +143,11 @@ def apply_rules(config: Settings, version: RulesVersion) -> None:
 
 
 def _kafka(config: Settings) -> tuple[str, dict[str, str]]:
-    return config.bootstrap(), config.security()
+    """What every client of Kafka is made with."""
+    kafka = config.bootstrap(), config.security()
+    if KAFKA_IN_CLEAR in config.in_clear():
+        _say_in_clear(KAFKA_IN_CLEAR)
+    return kafka
 
 
 def _rules_text(path: Path) -> str:
@@ -215,12 +220,17 @@ def wanted_topics(config: Settings, *, append_time: bool = True) -> tuple[Spec, 
     )
 
 
+def apply_topics(config: Settings, wanted: Sequence[Spec], *, only_check: bool = False) -> list[TopicReport]:
+    call = topics.check if only_check else topics.apply
+    return call(*_kafka(config), wanted)
+
+
 def reader(config: Settings, topic: Topic, since: Mapping[int, int] | None = None) -> Reader:
-    return Reader(config.bootstrap(), config.security(), config.topic_prefix + topic, since)
+    return Reader(*_kafka(config), config.topic_prefix + topic, since)
 
 
 def positions(config: Settings) -> Positions:
-    return Positions(config.bootstrap(), config.security(), prefix=config.topic_prefix, group=config.group)
+    return Positions(*_kafka(config), prefix=config.topic_prefix, group=config.group)
 
 
 @contextmanager
@@ -231,14 +241,14 @@ def snapshot(config: Settings, wait: float, tell: Callable[[Mapping[str, int]], 
     names = {name: _topic_of(config, name) for name in run.LOGS}
     with positions(config) as at:
         at.bounds(Topic.RAW)  # an absent topic is told as such
-        ids = topic_ids(config.bootstrap(), config.security(), names.values())
+        ids = topic_ids(*_kafka(config), names.values())
         incarnations = {name: ids[topic] for name, topic in names.items()}
 
         def open_reader(name: str) -> Reader:
-            return Reader(config.bootstrap(), config.security(), names[name])
+            return Reader(*_kafka(config), names[name])
 
         with moment.snapshot(at, incarnations, open_reader, wait, tell) as taken:
-            earlier = earlier_counts(config.bootstrap(), config.security(), config.topic_prefix + Topic.CONTROL)
+            earlier = earlier_counts(*_kafka(config), config.topic_prefix + Topic.CONTROL)
             yield structs.replace(taken, earlier=earlier)
 
 
@@ -323,7 +333,7 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
         Transient: it is not, within 30 s; some of it may be.
     """
     # what was large may have come compressed
-    writer = Writer(config.bootstrap(), config.security(), compression="zstd")
+    writer = Writer(*_kafka(config), compression="zstd")
 
     def send(record: Original, timestamp: int) -> None:
         name = config.topic_prefix + topic
@@ -404,10 +414,12 @@ def work(names: Sequence[str], config: Settings) -> int:
 
     logs.configure(config.log_format, config.log_level)
     QUIET.setLevel(logging.CRITICAL)
-    _say_what_is_in_clear(config)
+    for setting in config.in_clear():
+        _say_in_clear(setting)
+    bootstrap, security = _kafka(config)
     engine = EngineConfig(
-        bootstrap=config.bootstrap(),
-        security=config.security(),
+        bootstrap=bootstrap,
+        security=security,
         topic_prefix=config.topic_prefix,
         group_prefix=config.group,
         state_dir=str(config.state_dir / "state"),
@@ -512,8 +524,10 @@ def held(config: Settings, person: Person, topics: Topics) -> Held:
 
 
 def profile_store(config: Settings) -> ProfileStore:
-    from .adapters.profile_store import ProfileStore
+    from .adapters.profile_store import ProfileStore, in_clear
 
+    if config.insecure and in_clear(config.database_url()):
+        _say_in_clear("SEALSTREAM_SERVE_DATABASE")
     return ProfileStore(config.database_url(), config.topic_prefix + Topic.PROFILES, insecure=config.insecure)
 
 
@@ -531,12 +545,13 @@ def serve(config: Settings, host: str, port: int) -> int:
         return int(time.time() * 1000)
 
     logs.configure(config.log_format, config.log_level)
-    _say_what_is_in_clear(config)
     QUIET.setLevel(logging.CRITICAL)
     ask = guard(config.serve_token_file)
     cert, key = config.serve_cert_file, config.serve_cert_key_file
     tls = None if cert is None else server_context(cert, key, "SEALSTREAM_SERVE_CERT_FILE and …_CERT_KEY_FILE")
     check_address(host, tls=tls is not None, insecure=config.insecure, token=not ask.open)
+    if tls is None and not is_loopback(host):
+        _say_in_clear("SEALSTREAM_SERVE")
     ring, available = leased_ring(config, kek_providers.provider(config.kek))
     tokenizer = ring.tokenizer()
     metrics = PrometheusMetrics()
@@ -545,11 +560,16 @@ def serve(config: Settings, host: str, port: int) -> int:
         return run(Lookup(store, tokenizer, now, available), follower, ask, metrics, Listen(host, port, tls))
 
 
-def _say_what_is_in_clear(config: Settings) -> None:
+@cache
+def _say_in_clear(setting: str) -> None:
+    """Once in a process: in its log, or on stderr where it has none."""
     import structlog
 
-    if in_clear := config.in_clear():
-        structlog.get_logger(__name__).warning("not encrypted: SEALSTREAM_INSECURE allows it", settings=in_clear)
+    said = "not encrypted, or not verified: SEALSTREAM_INSECURE allows it"
+    if structlog.is_configured():
+        structlog.get_logger(__name__).warning(said, setting=setting)
+    else:
+        sys.stderr.write(f"sealstream: {setting}: {said}\n")
 
 
 def supervised(arguments: Sequence[str], config: Settings) -> int:

@@ -66,7 +66,7 @@ def demo(ctx: click.Context, count: int, customers: int, seed: int, as_json: boo
 def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings, dict[str, str], Path]:
     """Broker, topics and keys; all of it but topics on a broker that was given goes when the demo ends."""
     from .. import wiring
-    from ..adapters import brokers, keyfile, topics
+    from ..adapters import brokers, keyfile
 
     given = settings.load()
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sealstream-demo-")))
@@ -89,7 +89,7 @@ def _prepare(stack: ExitStack, keep_log: Path | None) -> tuple[settings.Settings
     config = settings.load(**own)
     assert config.key_file is not None
     keyfile.create(config.key_file, wiring.throw_away_ring())
-    topics.apply(config.bootstrap(), config.security(), wiring.wanted_topics(config, append_time=False))
+    wiring.apply_topics(config, wiring.wanted_topics(config, append_time=False))
     env = {f"{settings.PREFIX}{name.upper()}": str(value) for name, value in own.items()}
     return config, env, keep_log or directory / "worker.log"
 

@@ -42,12 +42,11 @@ def apply(ctx: click.Context, check_only: bool, producer_times: bool, as_json: b
       sealstream topics apply --check --json
     """
     from .. import wiring
-    from ..adapters import topics as cluster
+    from ..adapters.topics import State
 
     config = settings.load()
     wanted = wiring.wanted_topics(config, append_time=not producer_times)
-    call = cluster.check if check_only else cluster.apply
-    reports = call(config.bootstrap(), config.security(), wanted)
+    reports = wiring.apply_topics(config, wanted, only_check=check_only)
     if as_json:
         click.echo(msgspec.json.encode(reports).decode())
     else:
@@ -55,7 +54,7 @@ def apply(ctx: click.Context, check_only: bool, producer_times: bool, as_json: b
             click.echo(f"{report.state.value:8} {report.name}")
             for difference in report.differences:
                 click.echo(f"         {difference}")
-    ctx.exit(1 if any(r.state in (cluster.State.MISSING, cluster.State.DIFFERS) for r in reports) else 0)
+    ctx.exit(1 if any(r.state in (State.MISSING, State.DIFFERS) for r in reports) else 0)
 
 
 @topics.command()
