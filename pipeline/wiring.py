@@ -479,6 +479,8 @@ def _makers(
 
         def protect() -> Leg:
             (ring, leased), (known, fresh) = keys(), of_sources()
+            if source_list.of(standing()):
+                check_times(config)
 
             def available() -> None:
                 leased()

@@ -1,8 +1,8 @@
 """What the composition root hands to the protect leg of a worker, and what it says of connections in clear.
 
-Mutations seen red: the check of sources left out; that of the KEK left out; nothing told to the authenticator;
-sources followed once more at each try. Of what is in clear: each place left out; said at each call; all that the
-settings have, whatever the command uses.
+Mutations seen red: the check of sources left out; that of the KEK left out; nothing told to the authenticator; sources
+followed once more at each try; record times not looked at, or without sources, too. Of what is in clear: a place left
+out; said at each call; all that the settings have, whatever the command uses.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 import structlog
 
 from pipeline import settings, wiring
 from pipeline.adapters import control, keyfile
+from pipeline.adapters.topics import Spec
 from pipeline.errors import Misuse, Transient
 from pipeline.events import Topic
 from pipeline.flow.protect import ProtectLeg
@@ -99,6 +101,21 @@ def test_while_the_broker_is_away_the_leg_is_made_again_and_sources_are_followed
             maker()
     maker()
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("sources", [{}, {b"sources/shop": msgspec.json.encode(SHOP)}], ids=["none", "one"])
+@pytest.mark.parametrize("times", ["LogAppendTime", "CreateTime"])
+def test_where_there_are_sources_events_raw_must_have_the_brokers_times(
+    leg: Callable[..., Any], times: str, sources: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "standing", lambda *_: sources)
+    made = [Spec("t.events.raw", 4, 1, {"message.timestamp.type": times})]
+    monkeypatch.setattr(wiring, "as_made", lambda *_: made)
+    if sources and times == "CreateTime":
+        with pytest.raises(Misuse, match=r"^topic t\.events\.raw .* set message\.timestamp\.type=LogAppendTime"):
+            leg()
+    else:
+        leg()
 
 
 ELSEWHERE = {"SEALSTREAM_KAFKA": "kafka.example:1", "SEALSTREAM_INSECURE": "true"}
