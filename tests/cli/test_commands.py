@@ -50,6 +50,12 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
     return found
 
 
+def test_no_command_is_missing() -> None:
+    found = commands(cli)
+    assert {("worker",), ("keys", "rotate"), ("export",), ("identity", "explain"), ("bench", "crypto")} <= set(found)
+    assert len(found) > 35
+
+
 @pytest.mark.parametrize("path", commands(cli), ids=" ".join)
 def test_every_command_has_help_with_an_example_of_itself(path: tuple[str, ...]) -> None:
     command: click.Command = cli
