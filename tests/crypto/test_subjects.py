@@ -237,32 +237,33 @@ def test_a_key_that_does_not_match_its_commitment_is_corrupt() -> None:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["get", "get", "get", "erase", "enter", "committed"]),
-        st.sampled_from([ANN, BEN]),
-        st.integers(0, 30),
+        st.integers(0, 20),
         st.sampled_from(["id", "other"]),
     ),
+    min_size=3,
     max_size=30,
 )
 
 
+@settings(max_examples=300)
 @given(STEPS)
-def test_what_is_held_in_memory_changes_nothing(steps: list[tuple[str, str, int, str]]) -> None:
+def test_what_is_held_in_memory_changes_nothing(steps: list[tuple[str, int, str]]) -> None:
     """Whatever came before, in whichever order of offsets, a key is the one that the table gives."""
     table, at = MemoryTable(), "id"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject_rows, "SPAN", 8)
         keys = fresh(table)
-        for what, person, offset, incarnation in steps:
+        for what, offset, incarnation in steps:
             if what == "get":
-                used = proof(keys.get(person, offset))
+                used = proof(keys.get(ANN, offset))
                 again = fresh(table, seed=1)
                 again.enter(at)
-                assert proof(again.get(person, offset)) == used
+                assert proof(again.get(ANN, offset)) == used
             elif what == "enter":
                 at = incarnation
                 keys.enter(at)
             elif what == "erase":
-                keys.erase(person, offset)
+                keys.erase(ANN, offset)
             else:
                 keys.committed(at, offset)
 
