@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.adapters.memory_table import MemoryTable
@@ -245,7 +245,8 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300)
+@example([("get", 5, "id"), ("erase", 7, "id"), ("get", 8, "id")])
+@example([("get", 5, "id"), ("enter", 0, "other"), ("get", 6, "other")])
 @given(STEPS)
 def test_what_is_held_in_memory_changes_nothing(steps: list[tuple[str, int, str]]) -> None:
     """Whatever came before, in whichever order of offsets, a key is the one that the table gives."""
