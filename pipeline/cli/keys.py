@@ -179,8 +179,8 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
     """Make the key NAME decrypt-only, if a later version is active.
 
     It still opens what it sealed, and protects records again whose time was its own. A token key's overlap ends: from
-    TIME on no record has its tokens. Who did not come during the overlap is somebody new afterwards. As for `rotate`,
-    all workers must have the new file before TIME.
+    TIME on, which must be after it began, no record has its tokens. Who did not come meanwhile is somebody new
+    afterwards. As for `rotate`, all workers must have the new file before TIME.
 
     \b
     Example:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import msgspec
 
 from ..errors import Corrupt, Misuse
-from ..events import frame
+from ..events import frame, iso
 from .aead import KEY_BYTES
 from .audit_mac import AuditKey, AuditKeys
 from .epochs import Epochs
@@ -196,7 +196,11 @@ class KeyRing:
         if purpose is not Purpose.TOKEN:
             former = [replace(k, state=KeyState.DECRYPT_ONLY) if k in active else k for k in former]
         elif len(active) > 1:
-            raise Misuse(f"{active[0].key_id} still overlaps with {active[1].key_id}: retire it first")
+            one, other = active[:2]
+            raise Misuse(
+                f"{one.key_id} still overlaps with {other.key_id}: retire it first, from a time after "
+                f"{iso(other.active_from)}"
+            )
         keys = [*former, *(k for k in self._keys if k.purpose is not purpose)]
         version = max((k.version for k in former), default=0) + 1
         return KeyRing(self._kek, [*keys, RingKey(purpose, version, KeyState.ACTIVE, since, key)])
@@ -204,17 +208,25 @@ class KeyRing:
     def retired(self, key_id: str, since: int, now: int) -> KeyRing:
         """Return a ring in which this key is decrypt-only; a token key overlaps for records before `since` (ms).
 
-        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`.
+        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`. And
+        unless a token key's `since` is after the next version's: nobody would be joined over the rotation otherwise.
         """
         found = self._named(key_id)
         if found.state is not KeyState.ACTIVE:
             raise Misuse(f"{key_id} is not active, but {found.state.value}")
-        if not any(k.state is KeyState.ACTIVE for k in self._later(found)):
+        later = [k for k in self._later(found) if k.key is not None]
+        if not any(k.state is KeyState.ACTIVE for k in later):
             raise Misuse(f"{key_id} is the last active one: `sealstream keys rotate {found.purpose.value}` replaces it")
         if since < now:
             raise Misuse(f"{key_id} cannot be retired in the past: records of that time are protected")
-        retired_from = since if found.purpose is Purpose.TOKEN else None
-        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=retired_from))
+        if found.purpose is not Purpose.TOKEN:
+            return self._with(replace(found, state=KeyState.DECRYPT_ONLY))
+        if since <= later[0].active_from:
+            raise Misuse(
+                f"{key_id} is to overlap with {later[0].key_id}, which becomes active at {iso(later[0].active_from)}: "
+                "retire it from a time after that"
+            )
+        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=since))
 
     def destroyed(self, key_id: str, now: int) -> KeyRing:
         """Return a ring without this key but for its line. `now` in ms.

@@ -5,7 +5,8 @@ Mutations seen red: the seal not unwrapped, or not compared with the digest; `bi
 decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one. Of the
 changes: a time in the past, or one that is not after a later version's; the former stay active; other purposes are
 retired, too; the version after the number of keys; the last active one retired; an active one destroyed; a key in use
-destroyed before the next is active; a destroyed line taken out; `in_use` by state.
+destroyed before the next is active; a destroyed line taken out; `in_use` by state; a token key retired before the next
+one begins, or as it does.
 """
 
 from __future__ import annotations
@@ -397,7 +398,7 @@ def test_rotation_adds_a_version_and_makes_the_former_decrypt_only_unless_they_o
     tokens = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
     assert states(tokens) == {"rejects.1": ACTIVE, "token.1": ACTIVE, "token.2": ACTIVE}
     assert read_back(tokens.to_document()).keys == tokens.keys
-    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2"):
+    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2: .* after 1970-01-01T00:00:09\.000Z"):
         tokens.rotated(TOKEN, NEW, since=10_000, now=8_000)
     assert "token.3" in states(tokens.retired("token.1", 9_500, 8_000).rotated(TOKEN, NEW, 10_000, 8_000))
     assert states(before) == {"rejects.1": ACTIVE, "token.1": ACTIVE}
@@ -462,10 +463,13 @@ def test_the_overlap_of_token_keys_goes_by_the_records_own_time_and_ends_when_th
         assert [at(of, t) for t in (9_000, 9_999)] == [(2, 1), (2, 1)]
     assert at(during, 10_000) == (2, 1)
     assert at(after, 10_000) == (2, None)
-    assert at(during.retired("token.1", 8_500, 8_000), 9_000) == (2, None)
     assert at(after.rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
     assert at(during.retired("token.1", 20_000, 9_500).rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
     assert at(after.destroyed("token.1", 10_000), 10_000) == (2, None)
+    for since in (8_000, 9_000):
+        with pytest.raises(Misuse, match=r"token\.2, which becomes active at 1970-01-01T00:00:09\.000Z"):
+            during.retired("token.1", since, now=8_000)
+    assert [at(during.retired("token.1", 9_001, 8_000), t) for t in (9_000, 9_001)] == [(2, 1), (2, None)]
     with pytest.raises(Misuse, match="in the past"):
         during.retired("token.1", since=9_499, now=9_500)
     with pytest.raises(Misuse, match="until it is retired at the time given"):
