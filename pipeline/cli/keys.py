@@ -20,7 +20,8 @@ from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
 from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
-from .identifiers import iso, key_option
+from ..events import DAY, iso
+from .identifiers import key_option
 
 _NONE: dict[str, str] = {
     Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch",
@@ -132,6 +133,8 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     ctx.exit(0 if all(status["in_use"] or name in _NONE for name, status in found.items()) else 1)
 
 
+FURTHEST_DAYS = 366
+"""From now until the time of a new version, or of the end of an overlap."""
 from_option = click.option(
     "--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past."
 )
@@ -151,7 +154,8 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
     `sources` the secrets are derived by which sources sign; those of before stay valid until that version is destroyed.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
-    the new file before TIME: give a time ahead, or stop them meanwhile.
+    the new file before TIME: give a time ahead (366 days at most), or stop them meanwhile. Until TIME `destroy` takes
+    the new version back.
 
     \b
     Examples:
@@ -159,7 +163,7 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
       sealstream keys rotate token --json
     """
     key, now = os.urandom(KEY_BYTES), now_ms()
-    start = now if since is None else time_of(since)
+    start = _start(since, now)
 
     def make(ring: KeyRing) -> KeyRing:
         return ring.rotated(Purpose(purpose), key, start, now)
@@ -180,14 +184,14 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
 
     It still opens what it sealed, and protects records again whose time was its own. A token key's overlap ends: from
     TIME on, which must be after it began, no record has its tokens. Who did not come meanwhile is somebody new
-    afterwards. As for `rotate`, all workers must have the new file before TIME.
+    afterwards. As for `rotate`, all workers must have the new file before TIME, 366 days ahead at most.
 
     \b
     Example:
       sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
     """
     now = now_ms()
-    start = now if since is None else time_of(since)
+    start = _start(since, now)
     _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
     if not as_json:
         click.echo(f"{name} is decrypt-only")
@@ -201,6 +205,10 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
 @json_option
 def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool) -> None:
     """Destroy the key NAME, which must be decrypt-only. There is no way back but a backup of the file: destroy it, too.
+
+    A version whose time is still to come has protected nothing: destroyed, the version before it goes on as if it had
+    never been made. All workers must have the new file before that time, and producers the new public keys. Its number
+    is not used again.
 
     Rejects that it sealed can never be replayed. Records of a token key's time get the tokens of another version when
     they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
@@ -339,6 +347,14 @@ def _status(ring: KeyRing, purpose: Purpose, now: int) -> dict[str, Any]:
 
 def _kek_id(ring: KeyRing) -> str | None:
     return ring.kek.kek_id if isinstance(ring.kek, LocalKek) else None
+
+
+def _start(since: str | None, now: int) -> int:
+    """Return ms since 1970 of `--from`; `Misuse` far ahead: what is said for then holds everything up until then."""
+    start = now if since is None else time_of(since)
+    if start > now + FURTHEST_DAYS * DAY:
+        raise Misuse(f"--from: at most {FURTHEST_DAYS} days ahead")
+    return start
 
 
 def now_ms() -> int:
