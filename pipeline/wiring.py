@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ from .crypto.kek import Kek, LocalKek
 from .crypto.keyring import KeyRing, Purpose
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
-from .errors import Misuse
+from .errors import Misuse, Transient
 from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg, Uses
@@ -319,6 +319,8 @@ def announce_source(config: Settings, change: Callable[[int], Source]) -> Source
 def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int], None]]:
     """Yield the function: a record and its Kafka time in ms → written. On leaving, all of it is on the broker.
 
+    So it is when the body raises, as far as it can be.
+
     Raises:
         Transient: it is not, within 30 s; some of it may be.
     """
@@ -329,7 +331,12 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
         name = config.topic_prefix + topic
         writer.send(name, record.key, record.value, timestamp=max(1, timestamp), headers=record.headers)
 
-    yield send
+    try:
+        yield send
+    except BaseException:
+        with suppress(Transient):
+            writer.flush()
+        raise
     writer.flush()
 
 

@@ -285,14 +285,14 @@ def test_replay_signs_again_but_what_was_expired_only_where_that_is_asked_for(
         authenticator(SHOP),
         frozenset(Reason(r) for r in reasons),
         None,
-        lambda original, _: sent.append(original),
+        {},
         lambda: later / 1000,
     )
 
     class Found:
         partition, offset, value = 0, 0, rejected[0]
 
-    assert run.take(Found)
+    assert run.take(Found, lambda original, _: sent.append(original))
     (original,) = sent
     assert original.headers[-1] == ("replayed-from", b"events.raw//0/0")
     assert (fate(found, RawRecord(0, later, *original)) == PASSES) == again
