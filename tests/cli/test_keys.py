@@ -95,6 +95,9 @@ def test_list_shows_how_many_values_were_made_here(path: Path, monkeypatch: pyte
     assert keys["token.2"]["values"] == 1_500
     assert "values" not in keys["token.1"]
     assert "at most 1,500 values\n" in asked(path, "list")[1]
+    (path.parent / "key-uses").unlink()
+    (path.parent / "key-uses").mkdir()
+    assert asked(path, "list") == (2, f"key uses {path.parent / 'key-uses'}: cannot be read (Is a directory)")
 
 
 def test_status_tells_what_is_in_use_and_what_comes(path: Path) -> None:
