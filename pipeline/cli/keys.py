@@ -20,7 +20,7 @@ from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
 from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
-from ..events import DAY, iso
+from ..events import DAY, Topic, iso
 from .identifiers import key_option
 
 _NONE: dict[str, str] = {
@@ -29,6 +29,9 @@ _NONE: dict[str, str] = {
     Purpose.AUDIT: "audit records are not authenticated; `keys rotate audit` makes one",
 }
 """What a ring goes on with that has no key of a purpose."""
+
+COMMIT_SECONDS = 5.0
+"""A protect leg that keeps up commits within a second."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 
@@ -211,8 +214,11 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
     is not used again.
 
     Rejects that it sealed can never be replayed. Records of a token key's time get the tokens of another version when
-    they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
-    stays in the file, without the key.
+    they are protected again, and identifiers that were last seen under it are no longer found by value. What was sealed
+    to a producers key and is not protected never will be. The key's line stays in the file, without the key.
+
+    A token or producers key is not destroyed while the protect leg has not committed all that stands on events.raw, for
+    which Kafka is asked: records of its time may be among that.
 
     With an epoch (subjects.1) goes what backups of Kafka from before still hold of people who were erased, and of
     everybody else. It is refused while it still wraps a key of somebody, for which Kafka is read: workers wrap those
@@ -231,8 +237,11 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
 
     def make(ring: KeyRing) -> KeyRing:
         without = ring.destroyed(name, now)
-        if any(k.key_id == name and k.purpose is Purpose.SUBJECTS for k in ring.keys):
+        key = next(k for k in ring.keys if k.key_id == name)
+        if key.purpose is Purpose.SUBJECTS:
             _check_unused(ring, name, settings.load(key_file=key_file))
+        elif key.purpose in (Purpose.TOKEN, Purpose.PRODUCERS) and not ring.pending(key, now):
+            _check_protected(name, settings.load(key_file=key_file))
         return without
 
     _change(key_file, make, as_json)
@@ -311,6 +320,22 @@ def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
     if left:
         called = "the key-encryption key" if name == KEK else name
         raise Misuse(f"{called} still wraps {left:,} keys of people; workers with the epoch in use are to go on first")
+
+
+def _check_protected(name: str, config: settings.Settings) -> None:
+    """`Misuse` unless the protect leg has committed, or soon commits, all that stands on events.raw by now."""
+    from .. import wiring
+
+    with wiring.positions(config) as at:
+        bounds, until = at.bounds(Topic.RAW), time.monotonic() + COMMIT_SECONDS
+        while True:
+            committed = at.committed("protect", Topic.RAW)
+            left = sum(max(0, end - max(start, committed.get(p, 0))) for p, (start, end) in bounds.items())
+            if not left:
+                return
+            if time.monotonic() > until:
+                raise Misuse(f"{left:,} records of {Topic.RAW.value} are yet to be protected, and may need {name}")
+            time.sleep(0.2)
 
 
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:

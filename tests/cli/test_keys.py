@@ -3,7 +3,8 @@
 Mutations seen red: `status` always 0; the key of another purpose told; `--from` without zone, or cut to seconds;
 destroyed without a confirmation, or with another name; the file changed although it was refused; an epoch destroyed
 whatever it wraps, or when something is wrapped by another one; the KEK replaced whatever it wraps, without an epoch in
-use, or in name only; more than a year ahead.
+use, or in name only; more than a year ahead; destroyed whatever the protect leg has left, or without an offset of it,
+or refused however soon it commits; any purpose held up by that, or a key that is still to come.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import base64
 import json
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,13 @@ from click.testing import CliRunner
 from pipeline import wiring
 from pipeline.adapters import kek_providers, keyfile
 from pipeline.adapters.key_uses import KeyUses
+from pipeline.cli import keys as cli_keys
 from pipeline.cli.main import cli
 from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.keyring import KeyRing, KeyState, Purpose, RingKey
 from pipeline.crypto.subject_rows import Erasure, new, place_of
 from pipeline.errors import Corrupt, Misuse, SealstreamError
-from pipeline.events import iso
+from pipeline.events import Topic, iso
 from tests.crypto.test_data_kek import Provider
 
 AHEAD_MS = (int(time.time()) + 300 * 86_400) * 1_000
@@ -45,6 +49,33 @@ KEYS = [
 def path(tmp_path: Path) -> Path:
     keyfile.create(tmp_path / "keys.json", KeyRing(KEK, KEYS))
     return tmp_path / "keys.json"
+
+
+@dataclass
+class Positions:
+    """Of `events.raw` and the protect leg, by partition. It commits `next` when it is asked once more."""
+
+    bounds_: dict[int, tuple[int, int]] = field(default_factory=lambda: {0: (5, 9), 1: (0, 0)})
+    committed_: dict[int, int] = field(default_factory=lambda: {0: 9})
+    next: dict[int, int] | None = None
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        assert topic == Topic.RAW
+        return self.bounds_
+
+    def committed(self, leg: str, topic: str) -> dict[int, int]:
+        assert (leg, topic) == ("protect", Topic.RAW)
+        found, self.committed_ = self.committed_, self.next or self.committed_
+        return found
+
+
+@pytest.fixture(autouse=True)
+def positions(monkeypatch: pytest.MonkeyPatch) -> Positions:
+    """All is protected."""
+    made = Positions()
+    monkeypatch.setattr(wiring, "positions", lambda config: nullcontext(made))
+    monkeypatch.setattr(cli_keys, "COMMIT_SECONDS", 0.3)
+    return made
 
 
 def asked(path: Path, *args: str, stdin: str | None = None) -> tuple[int, str]:
@@ -216,6 +247,60 @@ def test_destroy_asks_for_the_name_once_more(path: Path) -> None:
     assert code == 0
     assert "destroyed token.1" in output
     assert states(path)["token.1"] == "destroyed"
+
+
+# -- what is not protected yet ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purpose", ["token", "producers", "rejects"])
+@pytest.mark.parametrize(
+    ("bounds", "committed", "left"),
+    [
+        ({0: (5, 9), 1: (0, 2_000)}, {0: 8, 1: 1_990}, 11),
+        ({0: (5, 9)}, {}, 4),
+        ({0: (5, 9)}, {0: 3}, 4),
+        ({0: (5, 9), 1: (0, 0)}, {0: 9}, 0),
+        ({0: (5, 9)}, {0: 10}, 0),
+    ],
+)
+def test_no_key_is_destroyed_that_a_record_may_need_which_is_not_protected(
+    path: Path,
+    positions: Positions,
+    purpose: str,
+    bounds: dict[int, tuple[int, int]],
+    committed: dict[int, int],
+    left: int,
+) -> None:
+    name = {"token": "token.1", "producers": "producers.1", "rejects": "rejects.2"}[purpose]
+    if purpose != "token":
+        asked(path, "rotate", purpose)
+    positions.bounds_, positions.committed_ = bounds, committed
+    before = path.read_bytes()
+    code, output = asked(path, "destroy", name, "--confirm", name)
+    if left and purpose != "rejects":
+        assert (code, output) == (2, f"{left} records of events.raw are yet to be protected, and may need {name}")
+        assert path.read_bytes() == before
+        positions.next = {p: end for p, (_, end) in bounds.items()}
+        assert asked(path, "destroy", name, "--confirm", name)[0] == 0
+    else:
+        assert code == 0, output
+    assert states(path)[name] == "destroyed"
+
+
+def test_a_key_that_has_protected_nothing_is_destroyed_whatever_is_behind(path: Path, positions: Positions) -> None:
+    positions.committed_ = {}
+    for purpose, name in (("token", "token.3"), ("producers", "producers.2")):
+        asked(path, "rotate", purpose, "--from", AHEAD)
+        assert asked(path, "destroy", name, "--confirm", name)[0] == 0
+
+
+def test_without_kafka_no_token_key_is_destroyed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("SEALSTREAM_KAFKA", raising=False)
+    before = path.read_bytes()
+    code, output = asked(path, "destroy", "token.1", "--confirm", "token.1")
+    assert (code, "SEALSTREAM_KAFKA" in output) == (2, True)
+    assert path.read_bytes() == before
 
 
 # -- epochs ----------------------------------------------------------------------------------------------------------
