@@ -222,7 +222,8 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
 
     With an epoch (subjects.1) goes what backups of Kafka from before still hold of people who were erased, and of
     everybody else. It is refused while it still wraps a key of somebody, for which Kafka is read: workers wrap those
-    under the new epoch by themselves.
+    under the new epoch by themselves. Only once every worker was restarted with the file that has the new epoch: one
+    that was not would wrap the next person's key under the destroyed one, and nobody could open it.
 
     \b
     Examples:
