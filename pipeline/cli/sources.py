@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,8 @@ def rotate(name: str, overlap: float, key_file: Path | None, as_json: bool) -> N
       sealstream sources rotate shop --overlap 72
     """
     config = settings.load(key_file=key_file)
+    if math.isnan(overlap):  # which is in every range
+        raise Misuse("--overlap: a number of hours")
     overlap_ms = round(overlap * HOUR_MS)
     _with_secret(config, name, lambda found, new: _registered(found, name).rotated(new, overlap_ms), as_json)
 

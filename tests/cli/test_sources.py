@@ -99,6 +99,9 @@ def test_it_can_be_for_a_time_ahead_and_not_for_one_that_has_passed(world: World
         (("revoke", "shop", "ffffffff"), "no such secret"),
         (("revoke", "other", "0a1b2c3d"), "no such source"),
         (("enable", "shop"), "is not disabled"),
+        (("rotate", "shop", "--overlap", "nan"), "--overlap: a number of hours"),
+        (("rotate", "shop", "--overlap", "inf"), "--overlap"),
+        (("rotate", "shop", "--overlap", "-1"), "--overlap"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_announced(world: World, args: tuple[str, ...], told: str) -> None:

@@ -12,7 +12,8 @@ three secrets, all of them revoked; an end that is included. On control: always 
 announced late, or for now; tombstones, the rest of a batch, changes or failures not noticed; a topic that was made
 anew; compaction; another key's source; one row only read again, or the last one alone; followed without adding up; the
 time taken before there is a connection; an end put off. Sources merged: later end, earlier begin, unsorted, the last
-`off`; of two `off` one ended. Commands: the operator, one that is there, or a past time taken; `--from` ignored.
+`off`; of two `off` one ended. Commands: the operator, one that is there, or a past time taken; nan hours; `--from`
+ignored.
 """
 
 from __future__ import annotations
