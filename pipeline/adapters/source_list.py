@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from ..boottime import clock
 from ..certificates import Replaced
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
@@ -138,7 +139,7 @@ class SourceList:
         kafka: tuple[str, Mapping[str, str]],
         topic: str,
         use: Callable[[Collection[Source]], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clock,
     ) -> None:
         self._kafka, self._topic, self._use, self._clock = kafka, topic, use, clock
         self._replaced = Replaced(kafka[1])

@@ -6,6 +6,7 @@ Mutations seen red: see `tests/flow/test_signed.py`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -373,6 +374,19 @@ def test_it_is_fresh_for_a_while_from_the_beginning_of_a_look() -> None:
     world.now = 100.0 + STALE_SECONDS
     with pytest.raises(Transient):
         world.list.check()
+
+
+def test_it_is_not_fresh_after_the_machine_was_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    follower = SourceList(("", {}), "control", lambda _: None)
+    log: Any = Log([])
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: awake)
+    with pytest.raises(Done):
+        follower.follow(log, lambda: None)
+    follower.check()
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 60 * (clock == time.CLOCK_BOOTTIME))
+    with pytest.raises(Transient):
+        follower.check()
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:

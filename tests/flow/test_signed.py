@@ -8,12 +8,12 @@ given away, or a changed source not noticed; unsigned records signed again, by a
 headers; a destroyed key used; digits without an end. Signature: source, topic, time, seal-key, key or value left out;
 none taken for empty; one secret for all sources or kids; checksum ignored; a repr with the key. Replay: `expired`
 signed again always, or never. Flow: refused ones dropped; nobody asked. Sources: no end after a rotation, a later end,
-three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from the end of a look;
-announced late, or for now; tombstones, the rest of a batch, changes or failures not noticed; a topic that was made
-anew; compaction; another key's source; one row only read again, or the last one alone; followed without adding up; the
-time taken before there is a connection; an end put off. Sources merged: later end, earlier begin, unsorted, the last
-`off`; of two `off` one ended. Commands: the operator, one that is there, or a past time taken; nan hours; `--from`
-ignored.
+three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from the end of a look, or
+for as long as the machine sleeps; announced late, or for now; tombstones, the rest of a batch, changes or failures not
+noticed; a topic that was made anew; compaction; another key's source; one row only read again, or the last one alone;
+followed without adding up; the time taken before there is a connection; an end put off. Sources merged: later end,
+earlier begin, unsorted, the last `off`; of two `off` one ended. Commands: the operator, one that is there, or a past
+time taken; nan hours; `--from` ignored.
 """
 
 from __future__ import annotations
