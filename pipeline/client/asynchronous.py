@@ -14,14 +14,15 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from ..errors import Misuse, Transient
 from ..events import Topic
-from .sealing import FLUSH_SECONDS, Event, Failures, Key, OnFailed, Sealing, partition_of
+from .sealing import FLUSH_SECONDS, Event, Failures, Key, OnFailed, Sealing, check_encrypted, partition_of
 
 
 class AsyncProducer:
     """Sends the events of one source, sealed and signed; idempotent (acks=all). To be used with `async with`.
 
-    `config` are aiokafka's arguments: `bootstrap_servers`, `security_protocol`, … `keys`, `secret` and `on_failed` are
-    those of `Producer`; `Misuse` if they are not. What is not written when `async with` is left is given up.
+    `config` are aiokafka's arguments: `bootstrap_servers`, `security_protocol`, … `keys`, `secret`, `on_failed` and
+    `insecure` are those of `Producer`; `Misuse` as there. What is not written when `async with` is left is given up.
+    With a `pipeline.certificates.ClientContext` as `ssl_context` certificates may be replaced at any time.
     """
 
     def __init__(
@@ -33,7 +34,10 @@ class AsyncProducer:
         secret: str | None = None,
         topic: str = Topic.RAW.value,
         on_failed: OnFailed | None = None,
+        insecure: bool = False,
     ) -> None:
+        if not insecure:
+            check_encrypted(config.get("bootstrap_servers") or (), config.get("security_protocol"), "security_protocol")
         self._sealing = Sealing(source, keys, secret, topic)
         self._config = {**config, "enable_idempotence": True}
         self._topic = topic

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from ..adapters.partitioner import partitions
+from ..certificates import all_here
 from ..crypto.sessions import Sealer, read_public
 from ..crypto.signatures import SourceSecret
 from ..errors import Misuse, Transient
@@ -43,6 +44,16 @@ class Sealing:
         if self._signer is not None:
             headers += self._signer.headers(now, seal_key, None, value)
         return value, headers
+
+
+def check_encrypted(servers: str | Iterable[str], protocol: object, name: str) -> None:
+    """`Misuse` if a connection to `servers` (none: this machine) by `protocol` crosses a network in clear.
+
+    Source, times and lengths would be seen, a password too, and nobody would know which broker answers.
+    """
+    given = servers if isinstance(servers, str) else ",".join(servers)
+    if given and not all_here(given) and str(protocol or "").upper() not in ("SSL", "SASL_SSL"):
+        raise Misuse(f"{name}: not encrypted on the way to another machine; SSL or SASL_SSL, or insecure=True")
 
 
 def partition_of(key: Key, count: int) -> int:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from ..adapters.reader import unreachable
 from ..errors import Misuse
 from ..events import Topic
-from .sealing import FLUSH_SECONDS, Event, Failures, Key, OnFailed, Sealing, partition_of
+from .sealing import FLUSH_SECONDS, Event, Failures, Key, OnFailed, Sealing, check_encrypted, partition_of
 
 ASK_SECONDS = 10.0
 _NEVER_GIVEN_UP = {"message.timeout.ms": 0}
@@ -27,7 +27,9 @@ class Producer:
     """Sends the events of one source, sealed and signed. For any number of threads; idempotent (acks=all).
 
     `config` is librdkafka's: `bootstrap.servers`, `security.protocol`, … `keys` is what `sealstream keys public --json`
-    prints, `secret` what `sealstream sources add` gave; without it events are not signed. `Misuse` if they are not.
+    prints, `secret` what `sealstream sources add` gave; without it events are not signed. `Misuse` if they are not, or
+    if `config` has another machine's Kafka without TLS and `insecure` is not set. librdkafka reads certificates once:
+    when they are replaced, make another producer, and flush this one.
 
     An event is sent until it is there, unless `config` has a `message.timeout.ms`. What Kafka refuses for good is given
     to `on_failed` (with its key, and why), from within `send` or `flush`; the next of these calls raises. But a
@@ -44,7 +46,11 @@ class Producer:
         secret: str | None = None,
         topic: str = Topic.RAW.value,
         on_failed: OnFailed | None = None,
+        insecure: bool = False,
     ) -> None:
+        if not insecure:
+            servers = (config[name] for name in ("bootstrap.servers", "metadata.broker.list") if config.get(name))
+            check_encrypted(servers, config.get("security.protocol"), "security.protocol")
         self._sealing = Sealing(source, keys, secret, topic)
         self._topic = topic
         self._producer = confluent_kafka.Producer({**_NEVER_GIVEN_UP, **config, "enable.idempotence": True})

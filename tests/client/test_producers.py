@@ -3,8 +3,8 @@ written; what is not written is said.
 
 Mutations seen red: the key written; plaintext sent; the key ignored, or always partition 0; failures not counted, said
 twice, or by `flush` alone; not given back, without their key, or not when `async with` ends; given up after five
-minutes; NaN as null; what waits not said; a full queue raises; the caller's idempotence; `async with` left without a
-flush, or without a bound; any source.
+minutes; NaN as null; plaintext to another machine, of one among others, of any spelling; what waits not said; a full
+queue raises; the caller's idempotence; `async with` left without a flush, or without a bound; any source.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,35 @@ def test_what_is_no_source_and_no_document_of_keys_is_misuse(source: str) -> Non
             made({}, source=source, keys=KEYS)
         with pytest.raises(Misuse, match="keys public --json"):
             made({}, source="shop", keys=b"{}")
+
+
+HERE = ["localhost:9092", "127.0.0.1:9092,[::1]:9092", "localhost", ""]
+ELSEWHERE = ["kafka:9092", "127.0.0.1:9092, 10.0.0.7:9092", "kafka", "PLAINTEXT://kafka:9092", "localhost.example:9092"]
+
+
+@pytest.mark.parametrize("protocol", [None, "", "PLAINTEXT", "plaintext", "SASL_PLAINTEXT", "SSL", "ssl", "SASL_SSL"])
+@pytest.mark.parametrize("servers", [*HERE, *ELSEWHERE])
+def test_nothing_goes_to_another_machine_in_clear_unless_it_is_said_to_be_insecure(
+    servers: str, protocol: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda _: None)
+    refused = servers in ELSEWHERE and (protocol or "").lower() not in ("ssl", "sasl_ssl")
+    rule = {} if protocol is None else {"security.protocol": protocol}
+    makers: list[Callable[..., object]] = [
+        lambda **more: Producer({"bootstrap.servers": servers, **rule}, source="shop", keys=KEYS, **more),
+        lambda **more: Producer({"metadata.broker.list": servers, **rule}, source="shop", keys=KEYS, **more),
+    ]
+    asked = {} if protocol is None else {"security_protocol": protocol}
+    for given in (servers, servers.split(",") if servers else []):
+        config = {"bootstrap_servers": given, **asked}
+        makers.append(partial(AsyncProducer, config, source="shop", keys=KEYS))
+    for make in makers:
+        make(insecure=True)
+        if refused:
+            with pytest.raises(Misuse, match=r"^security.protocol: not encrypted on the way to another machine"):
+                make()
+        else:
+            make()
 
 
 def test_what_is_waiting_or_given_up_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
