@@ -6,14 +6,14 @@ it, not asked although it must be registered, or not disabled; disabled ones, en
 late ones pass, on either side; `*` ignored; the last header counts; the limit without the overhead; the operator's name
 given away, or a changed source not noticed; unsigned records signed again, by an ended secret, or beside their old
 headers; a destroyed key used; digits without an end. Signature: source, topic, time, seal-key, key or value left out;
-none taken for empty; one secret for all sources or kids; checksum ignored; a repr with the key. Replay: `expired`
-signed again always, or never. Flow: refused ones dropped; nobody asked. Sources: no end after a rotation, a later end,
-three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from the end of a look, or
-for as long as the machine sleeps; announced late, or for now; tombstones, the rest of a batch, changes or failures not
-noticed; a topic that was made anew; compaction; another key's source; one row only read again, or the last one alone;
-followed without adding up; the time taken before there is a connection; an end put off. Sources merged: later end,
-earlier begin, unsorted, the last `off`; of two `off` one ended. Commands: the operator, one that is there, or a past
-time taken; nan hours; `--from` ignored.
+none taken for empty, or null for none; one secret for all sources or kids; checksum ignored; a repr with the key.
+Replay: `expired` signed again always, or never. Flow: refused ones dropped; nobody asked. Sources: no end after a
+rotation, a later end, three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from
+the end of a look, or for as long as the machine sleeps; announced late, or for now; tombstones, the rest of a batch,
+changes or failures not noticed; a topic that was made anew; compaction; another key's source; one row only read again,
+or the last one alone; followed without adding up; the time taken before there is a connection; an end put off. Sources
+merged: later end, earlier begin, unsorted, the last `off`; of two `off` one ended. Commands: the operator, one that is
+there, or a past time taken; nan hours; `--from` ignored.
 """
 
 from __future__ import annotations
@@ -160,6 +160,9 @@ OFF = ("source_disabled", "source-id")
         (without(signed(more=(("source-id", b"other"),)), "source-signature"), UNSIGNED),
         (without(signed(), "source-id", add=(("source-id", b"other"), ("source-id", b"shop"))), PASSES),  # of `other`
         (without(signed(), "none", add=(("source-signature", b"x"), ("source-timestamp", b"x"))), PASSES),
+        (signed(more=(("seal-key", None),)), ("bad_seal", "")),  # a null header is there, and empty
+        (signed(more=(("seal-key", b""),)), ("bad_seal", "")),
+        (without(signed(), "none", add=(("seal-key", None),)), BAD),
         (signed(b""), ("empty", "")),
         (signed(None), ("empty", "")),
         (signed(b"{"), ("bad_json", "")),
