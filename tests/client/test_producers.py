@@ -27,6 +27,7 @@ from pipeline.client import AsyncProducer, Producer, asynchronous, synchronous
 from pipeline.crypto.sessions import write_public
 from pipeline.crypto.signatures import SourceSecret
 from pipeline.errors import Misuse, Transient
+from tests.faults.proxy import GOOD, Proxy, Wire
 from tests.integration.tools import Got, read_all
 from tests.stages.event_world import ring
 
@@ -179,6 +180,22 @@ async def test_asyncio_says_what_is_not_written_and_ends(monkeypatch: pytest.Mon
             await producer.__aexit__(None, None, None)
     with pytest.raises(Transient, match="Kafka does not answer"):
         await producer.__aenter__()
+
+
+async def test_flushing_again_goes_on_where_it_was_once_the_broker_is_there(mock: str) -> None:
+    proxy = Proxy(int(mock.rpartition(":")[2]))
+    await proxy.start()
+    await proxy.set(Wire(cut=True))
+    config = {"bootstrap.servers": f"127.0.0.1:{proxy.port}", "log_level": 0}
+    producer = Producer(config, source="shop", keys=KEYS, topic="at.last")
+    producer.send(b"one")
+    producer.send(b"two")
+    with pytest.raises(Transient, match=r"^2 events are not on the broker yet"):
+        await asyncio.to_thread(producer.flush, 1.5)
+    await proxy.set(GOOD)
+    await asyncio.to_thread(producer.flush, 20)
+    await proxy.stop()
+    assert sorted(opened(r) for r in read_all(mock, "at.last")) == [b"one", b"two"]
 
 
 def test_what_is_given_up_is_given_back_and_the_next_call_raises() -> None:
