@@ -8,7 +8,6 @@ rule, never the value: it may be a password.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .certificates import all_here
 from .errors import Misuse
 from .events import is_source
 
@@ -249,9 +249,9 @@ class Settings(BaseSettings):
     def in_clear(self) -> list[str]:
         """The settings by which something goes beyond this machine without TLS."""
         found = []
-        if self.kafka is not None and not self.kafka_security.endswith("SSL") and not _all_here(self.kafka):
+        if self.kafka is not None and not self.kafka_security.endswith("SSL") and not all_here(self.kafka):
             found.append("SEALSTREAM_KAFKA_SECURITY")
-        if self.http != "off" and self.http_cert_file is None and not _all_here(self.http):
+        if self.http != "off" and self.http_cert_file is None and not all_here(self.http):
             found.append("SEALSTREAM_HTTP")
         return found
 
@@ -343,15 +343,3 @@ def _rule(error: Any) -> str:
     if not error["loc"]:
         return message
     return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}"
-
-
-def _all_here(servers: str) -> bool:
-    return all(is_loopback(server.strip().rpartition(":")[0].strip("[]")) for server in servers.split(","))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine for this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

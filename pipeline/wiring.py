@@ -298,7 +298,7 @@ def authenticator(config: Settings, ring: KeyRing) -> Authenticator:
 
 def sources(config: Settings) -> source_list.Sources:
     """Return the registered sources, by name. Needs the broker."""
-    return source_list.of(control.standing(*_kafka(config), _topic_of(config, Topic.CONTROL)))
+    return source_list.read(*_kafka(config), _topic_of(config, Topic.CONTROL))
 
 
 def check_times(config: Settings) -> None:
@@ -309,10 +309,10 @@ def check_times(config: Settings) -> None:
         raise Misuse(f"topic {topic} has its producers' times; set message.timestamp.type=LogAppendTime first")
 
 
-def announce_source(config: Settings, change: Callable[[int], Source]) -> Source:
-    """Register `change` of the time (ms) from which it holds; return it when every worker will know it by then."""
+def announce_source(config: Settings, change: Callable[[source_list.Sources, int], Source], tries: int = 1) -> Source:
+    """Register `change` of what is registered, and of the time (ms) from which it holds: all workers know by then."""
     topic = _topic_of(config, Topic.CONTROL)
-    return source_list.announce(*_kafka(config), topic, change, lambda: int(time.time() * 1000))
+    return source_list.announce(*_kafka(config), topic, change, lambda: int(time.time() * 1000), tries)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from ..adapters import private_file
+from ..certificates import is_loopback
 from ..errors import Misuse
-from ..settings import is_loopback
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{32,512}\Z")  # RFC 6750: b64token
 _MAX_BYTES = 513
