@@ -1,11 +1,13 @@
 """TLS contexts, 1.2 and later, whose files may be replaced while they are used: every new connection looks at them.
 
 Certificates live for weeks and workers for longer. What was replaced by something that does not load (a certificate
-whose key is still to come) is said once, and the former one stays in use.
+whose key is still to come) is said once, and the former one stays in use. And for whom there need be none: this
+machine.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -128,3 +130,21 @@ def server_context(cert: Path, key: Path | None, settings: str) -> ssl.SSLContex
     served = renewing.context()
     served.sni_callback = renew
     return served
+
+
+def all_here(servers: str) -> bool:
+    """Whether each `host:port` or `host`, separated by commas, means this machine for this machine alone."""
+    return all(is_loopback(_host(server.strip())) for server in servers.split(","))
+
+
+def _host(server: str) -> str:
+    host, colon, port = server.rpartition(":")
+    return (host if colon and port.isdigit() else server).strip("[]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine for this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -15,6 +16,14 @@ import msgspec
 
 DAY = 86_400_000
 """Milliseconds. Days are those of UTC: a time's day is `time // DAY`, whatever its sign."""
+
+
+def iso(ms: int) -> str:
+    """RFC 3339 of ms since 1970; the number itself where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return str(ms)
 
 
 class Topic(StrEnum):

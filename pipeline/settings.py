@@ -18,8 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .adapters import private_file
-from .adapters.addresses import is_loopback
-from .certificates import ClientContext, kafka_files
+from .certificates import ClientContext, all_here, kafka_files
 from .errors import Misuse
 from .events import is_source
 
@@ -253,9 +252,9 @@ class Settings(BaseSettings):
     def in_clear(self) -> list[str]:
         """The settings by which something goes beyond this machine without TLS; `serve` looks to its own."""
         found = []
-        if self.kafka is not None and not self.kafka_security.endswith("SSL") and not _all_here(self.kafka):
+        if self.kafka is not None and not self.kafka_security.endswith("SSL") and not all_here(self.kafka):
             found.append(KAFKA_IN_CLEAR)
-        if self.http != "off" and self.http_cert_file is None and not _all_here(self.http):
+        if self.http != "off" and self.http_cert_file is None and not all_here(self.http):
             found.append("SEALSTREAM_HTTP")
         return found
 
@@ -355,7 +354,3 @@ def _rule(error: Any) -> str:
     if not error["loc"]:
         return message
     return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}"
-
-
-def _all_here(servers: str) -> bool:
-    return all(is_loopback(server.strip().rpartition(":")[0].strip("[]")) for server in servers.split(","))

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from .adapters import control, kek_providers, keyfile, refold, rules_version, schema_files, source_list, topics
-from .adapters.addresses import is_loopback
 from .adapters.changelog import last_values, standing
 from .adapters.kek_lease import KekLease
 from .adapters.key_uses import KeyUses
@@ -30,13 +29,14 @@ from .adapters.standstill import blockers
 from .adapters.topic_specs import SUBJECT_KEYS
 from .adapters.topics import CHANGELOGS, Spec, TopicReport, as_made, changelog_name, group_name, specs, topic_ids
 from .adapters.writer import Writer
+from .certificates import is_loopback
 from .crypto.aead import KEY_BYTES
 from .crypto.data_kek import DataKek
 from .crypto.kek import Kek, LocalKek
 from .crypto.keyring import KeyRing, Purpose
 from .crypto.rejects import Original
 from .crypto.sessions import Sealer
-from .errors import Misuse
+from .errors import Misuse, Transient
 from .events import SEAL_KEY_HEADER, SOURCE_HEADER, Topic
 from .flow.identify import IdentifyLeg
 from .flow.protect import ProtectLeg, Uses
@@ -308,7 +308,7 @@ def authenticator(config: Settings, ring: KeyRing) -> Authenticator:
 
 def sources(config: Settings) -> source_list.Sources:
     """Return the registered sources, by name. Needs the broker."""
-    return source_list.of(control.standing(*_kafka(config), _topic_of(config, Topic.CONTROL)))
+    return source_list.read(*_kafka(config), _topic_of(config, Topic.CONTROL))
 
 
 def check_times(config: Settings) -> None:
@@ -319,15 +319,17 @@ def check_times(config: Settings) -> None:
         raise Misuse(f"topic {topic} has its producers' times; set message.timestamp.type=LogAppendTime first")
 
 
-def announce_source(config: Settings, change: Callable[[int], Source]) -> Source:
-    """Register `change` of the time (ms) from which it holds; return it when every worker will know it by then."""
+def announce_source(config: Settings, change: Callable[[source_list.Sources, int], Source], tries: int = 1) -> Source:
+    """Register `change` of what is registered, and of the time (ms) from which it holds: all workers know by then."""
     topic = _topic_of(config, Topic.CONTROL)
-    return source_list.announce(*_kafka(config), topic, change, lambda: int(time.time() * 1000))
+    return source_list.announce(*_kafka(config), topic, change, lambda: int(time.time() * 1000), tries)
 
 
 @contextmanager
 def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int], None]]:
     """Yield the function: a record and its Kafka time in ms → written. On leaving, all of it is on the broker.
+
+    So it is when the body raises, as far as it can be.
 
     Raises:
         Transient: it is not, within 30 s; some of it may be.
@@ -339,7 +341,12 @@ def sender(config: Settings, topic: Topic) -> Iterator[Callable[[Original, int],
         name = config.topic_prefix + topic
         writer.send(name, record.key, record.value, timestamp=max(1, timestamp), headers=record.headers)
 
-    yield send
+    try:
+        yield send
+    except BaseException:
+        with suppress(Transient):
+            writer.flush()
+        raise
     writer.flush()
 
 

@@ -394,18 +394,12 @@ def test_newer_rejects_are_replayed() -> None:
     side, record = Leg().one({"type": "track"})
     assert side == "rejected"
     sent: list[object] = []
-    run = Replay(
-        ring(),
-        Authenticator("events.raw", ring().source_keys()),
-        frozenset(),
-        None,
-        lambda original, _: sent.append(original.value),
-    )
+    run = Replay(ring(), Authenticator("events.raw", ring().source_keys()), frozenset(), None, {})
 
     class Found:
         partition, offset, value = 0, 0, _newer(record)
 
-    assert run.take(Found)
+    assert run.take(Found, lambda original, _: sent.append(original.value))
     assert run.unopened == 0
     assert sent == [json.dumps({"type": "track"}).encode()]
 

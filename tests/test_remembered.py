@@ -1,6 +1,7 @@
 """Memory of what was made is bounded, and the oldest goes first.
 
-Mutations seen red: nothing deleted; all deleted; the latest deleted; a name that is there already makes others go.
+Mutations seen red: nothing deleted; all deleted; the latest deleted; a name that is there already makes others go;
+tokens of long values remembered, of a bound one too short or too far, or not counted each time that they are made.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.crypto.keyring import KeyRing
 from pipeline.remembered import Remembered
 from pipeline.stages.block import Blocked
-from pipeline.stages.tokenize import Tokens
+from pipeline.stages.tokenize import REMEMBERED_CHARS, Tokens
 
 CANARY = "canary@example.com"
 
@@ -56,3 +57,16 @@ def test_so_many_values_of_a_kind_are_remembered_with_their_tokens() -> None:
     assert not tokens.made()
     assert [email(f"{n}@example.com") for n in range(2)] == made[:2]
     assert tokens.made() == {1: 2}
+
+
+def test_long_values_are_not_remembered_and_count_each_time_that_their_token_is_made() -> None:
+    tokens = Tokens(KeyRing.generate(bytes, 0).tokenizer(), Blocked())
+    user_id = tokens.at(0).makers["user_id"]
+    longest = "\U0001f600" * REMEMBERED_CHARS
+    assert user_id(longest) == user_id(longest)
+    assert tokens.made() == {1: 1}
+    for value in (longest + "x", "x" * 1_024, "\ud800" * (REMEMBERED_CHARS + 1)):
+        assert user_id(value) == user_id(value)
+        assert tokens.made() == {1: 2}
+    ((_, maker),) = [(v, m) for v, m in tokens._remembering if m]
+    assert list(maker) == [longest]

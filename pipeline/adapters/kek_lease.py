@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from ..boottime import clock
 from ..errors import Fatal, SealstreamError, Transient
 
 log = structlog.get_logger(__name__)
@@ -24,9 +25,7 @@ AGAIN_SECONDS = 10.0
 class KekLease:
     """Valid for `seconds` from now, and from the beginning of each `prove` (it asks the provider) that succeeds."""
 
-    def __init__(
-        self, prove: Callable[[], object], seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, prove: Callable[[], object], seconds: float, clock: Callable[[], float] = clock) -> None:
         self._prove, self._seconds, self._clock = prove, seconds, clock
         self._until = clock() + seconds
         self._failure: SealstreamError | None = None

@@ -60,12 +60,14 @@ class KeyUses:
 
 
 def totals(path: Path) -> Counter[str]:
-    """Key id → values; of a file that is not there nothing."""
+    """Key id → values; of a file that is not there nothing. `Misuse` if it cannot be read."""
     found: Counter[str] = Counter()
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return found
+    except OSError as e:
+        raise Misuse(f"key uses {path}: cannot be read ({e.strerror})") from None
     for line in content.split(b"\n"):
         if read := _LINE.fullmatch(line):
             found[read[1].decode()] += int(read[2])

@@ -40,9 +40,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from ..certificates import is_loopback
 from ..errors import Misuse, Transient
 from ..stages.profile_records import follow, profile_id, said
-from .addresses import is_loopback
 from .reader import Found
 
 FORMAT = "1"

@@ -1,8 +1,9 @@
 """Sources on `control`, one to a key, and the worker's view of them, which is never older than it may be.
 
-A change holds from `LEAD_MS` after it is announced. A worker looks three times a second; where it has not seen the end
-of `control` for `STALE_SECONDS` the stream waits (`ports.Dependent`). So a change is known to each worker before the
-first record that it is about, and a replay comes out the same.
+Rows of a key add up (`stages.sources.merged`), so that no command undoes what another wrote meanwhile. A change holds
+from `LEAD_MS` after it is announced. A worker looks three times a second; where it has not seen the end of `control`
+for `STALE_SECONDS` the stream waits (`ports.Dependent`). So a change is known to each worker before the first record
+that it is about, and a replay comes out the same.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from ..boottime import clock
 from ..certificates import Replaced
 from ..errors import Fatal, Misuse, SealstreamError, Transient
 from ..outcomes import UNDECODABLE
-from ..stages.sources import LEAD_MS, Source
-from .reader import OF_NO_CONCERN, unreachable
+from ..stages.sources import LEAD_MS, Source, merged
+from .reader import OF_NO_CONCERN, Reader, unreachable
 from .topics import admin_config
 from .writer import Writer
 
@@ -34,10 +36,10 @@ _PREFIX = b"sources/"
 Sources = dict[str, Source]
 
 
-def of(standing: Mapping[bytes, bytes]) -> Sources:
-    """Return the sources of what stands on `control`, by name. `Misuse` for what does not read back."""
+def of(rows: Mapping[bytes, bytes]) -> Sources:
+    """Return the sources of rows that were added up, by name. `Misuse` for what does not read back."""
     found = {}
-    for key, value in standing.items():
+    for key, value in rows.items():
         if key.startswith(_PREFIX):
             source = _read(key, value)
             found[source.name] = source
@@ -58,27 +60,75 @@ def _key(source: Source) -> bytes:
     return _PREFIX + source.name.encode()
 
 
+def add(rows: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
+    """Take a record of `control` in; one without a value takes the key away."""
+    if value is None:
+        rows.pop(key, None)
+    elif key.startswith(_PREFIX):
+        with suppress(KeyError, Misuse):  # the first one; or `of` says it of the last
+            value = msgspec.json.encode(merged(_read(key, rows[key]), _read(key, value)))
+        rows[key] = value
+
+
+def read(bootstrap: str, security: Mapping[str, str], topic: str) -> Sources:
+    """Return the sources on `control` now, by name. Raises as `Reader` does, and `of`."""
+    return of(_rows(bootstrap, security, topic)[0])
+
+
+def _rows(bootstrap: str, security: Mapping[str, str], topic: str) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """Return by key what stands on `control`, and the last row alone."""
+    rows: dict[bytes, bytes] = {}
+    last: dict[bytes, bytes] = {}
+    with Reader(bootstrap, security, topic) as reader:
+        for record in reader:
+            add(rows, record.key or b"", record.value)
+            last[record.key or b""] = record.value or b""
+    return rows, last
+
+
 def announce(
     bootstrap: str,
     security: Mapping[str, str],
     topic: str,
-    change: Callable[[int], Source],
+    change: Callable[[Sources, int], Source],
     now: Callable[[], int],
-    tries: int = 5,
+    tries: int = 1,
 ) -> Source:
-    """Put `change` of the time (ms) from which it holds on `control`, and return it: durable well before that time.
+    """Put `change` of what stands on `control`, and of the time (ms) from which it holds, there: durable well before.
 
-    `Transient` if Kafka is too slow for that; it may stand there nevertheless.
+    Return what stands there then: its last row has this change and those of all others. If Kafka is too slow, it is put
+    there for a later time, too, `tries` times in all: nothing ends later by that, but a secret begins later.
+
+    `Transient` if Kafka is too slow for that; it stands there nevertheless.
     """
     writer = Writer(bootstrap, security)
-    for _ in range(tries):  # the first one has to connect
+    writer.connect(topic)
+    found = read(bootstrap, security, topic)
+    ours: Source | None = None
+    for _ in range(tries):
         begun = now()
-        source = change(begun + LEAD_MS)
-        writer.send(topic, _key(source), msgspec.json.encode(source))
-        writer.flush()
-        if now() - begun < LEAD_MS - STALE_SECONDS * 1000:
-            return source
-    raise Transient("Kafka took too long: it may hold late, and on some workers later than on others; do it again")
+        source = change(found, begun + LEAD_MS)
+        ours = merged(ours or source, source)
+        _put(writer, topic, _key(ours), msgspec.json.encode(ours))
+        in_time = now() - begun < LEAD_MS - STALE_SECONDS * 1000
+        if in_time:
+            break
+    assert ours is not None
+    key = _key(ours)
+    while True:
+        rows, last = _rows(bootstrap, security, topic)
+        add(rows, key, msgspec.json.encode(ours))
+        if last.get(key) == rows[key]:
+            break
+        _put(writer, topic, key, rows[key])
+    if not in_time:
+        raise Transient("Kafka took too long: it holds, but may on some workers later than on others")
+    return _read(key, rows[key])
+
+
+def _put(writer: Writer, topic: str, key: bytes, row: bytes) -> None:
+    writer.send(topic, key, row)
+    writer.flush()
 
 
 class SourceList:
@@ -89,7 +139,7 @@ class SourceList:
         kafka: tuple[str, Mapping[str, str]],
         topic: str,
         use: Callable[[Collection[Source]], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clock,
     ) -> None:
         self._kafka, self._topic, self._use, self._clock = kafka, topic, use, clock
         self._replaced = Replaced(kafka[1])
@@ -162,11 +212,7 @@ class SourceList:
             if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             return max(read, message.offset() or 0)
-        key, value = message.key() or b"", message.value()
-        if value is None:
-            known.pop(key, None)
-        elif key.startswith(_PREFIX):
-            known[key] = value
+        add(known, message.key() or b"", message.value())
         return (message.offset() or 0) + 1
 
     def _seen_all(self, known: dict[bytes, bytes], began: float) -> None:

@@ -105,9 +105,11 @@ def specs(
         return Spec(prefix + name, count, replication, {**common, **config})
 
     def kept(days: int | None, limit: int = RECORD_BYTES) -> dict[str, str]:
-        forever = days is None or not append_time
-        age = -1 if forever or days is None else days * DAY
-        return {"cleanup.policy": "delete", "retention.ms": str(age), "max.message.bytes": str(limit)}
+        config = {"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": str(limit)}
+        if days is None or not append_time:
+            return config
+        # Kafka deletes whole segments, by their newest record: by so much may the oldest one outlive its retention
+        return {**config, "retention.ms": str(days * DAY), "segment.ms": str(DAY)}
 
     compacted = {"cleanup.policy": "compact", "max.message.bytes": str(RECORD_BYTES)}
     raw_time = "LogAppendTime" if append_time else "CreateTime"
@@ -157,6 +159,7 @@ _RULES: dict[str, tuple[str, Callable[[str, str], bool]]] = {
     "retention.ms": ("at least ", _at_least),
     "min.insync.replicas": ("at least ", _at_least),
     "max.compaction.lag.ms": ("at most ", _at_most),
+    "segment.ms": ("at most ", _at_most),
 }
 """What must hold of an existing topic; the rest of a spec's configuration is advice for a new one."""
 

@@ -10,6 +10,7 @@ from ..errors import Transient
 from .reader import unreachable
 from .topics import admin_config
 
+_CONNECT_SECONDS = 10.0
 _FLUSH_SECONDS = 30.0
 
 
@@ -27,6 +28,13 @@ class Writer:
                 "message.max.bytes": 128 << 20,
             }
         )
+
+    def connect(self, topic: str) -> None:
+        """Return when the broker answers: what is sent next does not wait for a connection. `Transient` in 10 s."""
+        try:
+            self._producer.list_topics(topic, timeout=_CONNECT_SECONDS)
+        except KafkaException as error:
+            raise unreachable(error) from None
 
     def send(
         self,

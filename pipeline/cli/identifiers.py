@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -17,6 +16,7 @@ import click
 from .. import settings
 from ..errors import Misuse
 from ..events import Topic
+from ..events import iso as iso
 from ..explain.evidence import Sighting, gather
 from ..explain.names import tokens_of
 from ..stages import dump
@@ -119,14 +119,6 @@ def bar_of(label: str) -> Callable[[list[T]], Iterator[T]]:
             yield from bar
 
     return steps
-
-
-def iso(ms: int) -> str:
-    """RFC 3339 of ms since 1970; the number itself where no calendar has it."""
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return str(ms)
 
 
 def operator(given: str | None) -> str:

@@ -10,14 +10,21 @@ from typing import BinaryIO
 import click
 
 from .. import settings
-from .identity_ask import explain, stats, timeline
-from .identity_decide import cut, link
-from .identity_refold import refold
-from .identity_rules import apply, check, plan, rules
-from .remap import remap
+from .lazy import LazyGroup
+
+_ASK, _DECIDE, _RULES = "identity_ask", "identity_decide", "identity_rules"
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        **dict.fromkeys(("explain", "timeline", "stats"), _ASK),
+        **dict.fromkeys(("link", "cut"), _DECIDE),
+        **dict.fromkeys(("check", "plan", "apply", "rules"), _RULES),
+        "refold": "identity_refold",
+        "remap": "remap",
+    },
+)
 def identity() -> None:
     """Ask how identifiers became profiles, and decide it.
 
@@ -26,10 +33,6 @@ def identity() -> None:
       sealstream identity explain user_id:c-10001 email:-
       sealstream identity recompute protected.jsonl
     """
-
-
-for _command in (explain, timeline, stats, link, cut, check, plan, apply, rules, refold):
-    identity.add_command(_command)
 
 
 @identity.command()
@@ -51,9 +54,6 @@ def recompute(file: BinaryIO, rules: Path | None) -> None:
     chosen = wiring.identity_rules(settings.load(), rules)
     for profile in profiles(_lines(file), chosen):
         sys.stdout.write(profile.decode() + "\n")
-
-
-identity.add_command(remap)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

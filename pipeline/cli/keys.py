@@ -20,7 +20,8 @@ from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
 from ..crypto.sessions import write_public
 from ..crypto.subject_rows import by_kek
 from ..errors import Misuse
-from .identifiers import iso, key_option
+from ..events import DAY, Topic, iso
+from .identifiers import key_option
 
 _NONE: dict[str, str] = {
     Purpose.SUBJECTS: "the key-encryption key; `keys rotate subjects` makes an epoch",
@@ -28,6 +29,9 @@ _NONE: dict[str, str] = {
     Purpose.AUDIT: "audit records are not authenticated; `keys rotate audit` makes one",
 }
 """What a ring goes on with that has no key of a purpose."""
+
+COMMIT_SECONDS = 5.0
+"""A protect leg that keeps up commits within a second."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; times in ms since 1970.")
 
@@ -132,6 +136,8 @@ def status(ctx: click.Context, key_file: Path | None, as_json: bool) -> None:
     ctx.exit(0 if all(status["in_use"] or name in _NONE for name, status in found.items()) else 1)
 
 
+FURTHEST_DAYS = 366
+"""From now until the time of a new version, or of the end of an overlap."""
 from_option = click.option(
     "--from", "since", metavar="TIME", help="RFC 3339, with its zone; default now. Not in the past."
 )
@@ -151,7 +157,8 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
     `sources` the secrets are derived by which sources sign; those of before stay valid until that version is destroyed.
 
     Records go by their own time, so that one that is protected again comes out as it did. Hence all workers must have
-    the new file before TIME: give a time ahead, or stop them meanwhile.
+    the new file before TIME: give a time ahead (366 days at most), or stop them meanwhile. Until TIME `destroy` takes
+    the new version back.
 
     \b
     Examples:
@@ -159,7 +166,7 @@ def rotate(purpose: str, since: str | None, key_file: Path | None, as_json: bool
       sealstream keys rotate token --json
     """
     key, now = os.urandom(KEY_BYTES), now_ms()
-    start = now if since is None else time_of(since)
+    start = _start(since, now)
 
     def make(ring: KeyRing) -> KeyRing:
         return ring.rotated(Purpose(purpose), key, start, now)
@@ -179,15 +186,15 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
     """Make the key NAME decrypt-only, if a later version is active.
 
     It still opens what it sealed, and protects records again whose time was its own. A token key's overlap ends: from
-    TIME on no record has its tokens. Who did not come during the overlap is somebody new afterwards. As for `rotate`,
-    all workers must have the new file before TIME.
+    TIME on, which must be after it began, no record has its tokens. Who did not come meanwhile is somebody new
+    afterwards. As for `rotate`, all workers must have the new file before TIME, 366 days ahead at most.
 
     \b
     Example:
       sealstream keys retire token.1 --from 2027-04-30T06:00:00Z
     """
     now = now_ms()
-    start = now if since is None else time_of(since)
+    start = _start(since, now)
     _change(key_file, lambda ring: ring.retired(name, start, now), as_json)
     if not as_json:
         click.echo(f"{name} is decrypt-only")
@@ -202,13 +209,21 @@ def retire(name: str, since: str | None, key_file: Path | None, as_json: bool) -
 def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool) -> None:
     """Destroy the key NAME, which must be decrypt-only. There is no way back but a backup of the file: destroy it, too.
 
+    A version whose time is still to come has protected nothing: destroyed, the version before it goes on as if it had
+    never been made. All workers must have the new file before that time, and producers the new public keys. Its number
+    is not used again.
+
     Rejects that it sealed can never be replayed. Records of a token key's time get the tokens of another version when
-    they are protected again, and identifiers that were last seen under it are no longer found by value. The key's line
-    stays in the file, without the key.
+    they are protected again, and identifiers that were last seen under it are no longer found by value. What was sealed
+    to a producers key and is not protected never will be. The key's line stays in the file, without the key.
+
+    A token or producers key is not destroyed while the protect leg has not committed all that stands on events.raw, for
+    which Kafka is asked: records of its time may be among that.
 
     With an epoch (subjects.1) goes what backups of Kafka from before still hold of people who were erased, and of
     everybody else. It is refused while it still wraps a key of somebody, for which Kafka is read: workers wrap those
-    under the new epoch by themselves.
+    under the new epoch by themselves. Only once every worker was restarted with the file that has the new epoch: one
+    that was not would wrap the next person's key under the destroyed one, and nobody could open it.
 
     \b
     Examples:
@@ -223,8 +238,11 @@ def destroy(name: str, confirm: str | None, key_file: Path | None, as_json: bool
 
     def make(ring: KeyRing) -> KeyRing:
         without = ring.destroyed(name, now)
-        if any(k.key_id == name and k.purpose is Purpose.SUBJECTS for k in ring.keys):
+        key = next(k for k in ring.keys if k.key_id == name)
+        if key.purpose is Purpose.SUBJECTS:
             _check_unused(ring, name, settings.load(key_file=key_file))
+        elif key.purpose in (Purpose.TOKEN, Purpose.PRODUCERS) and not ring.pending(key, now):
+            _check_protected(name, settings.load(key_file=key_file))
         return without
 
     _change(key_file, make, as_json)
@@ -305,6 +323,22 @@ def _check_unused(ring: KeyRing, name: str, config: settings.Settings) -> None:
         raise Misuse(f"{called} still wraps {left:,} keys of people; workers with the epoch in use are to go on first")
 
 
+def _check_protected(name: str, config: settings.Settings) -> None:
+    """`Misuse` unless the protect leg has committed, or soon commits, all that stands on events.raw by now."""
+    from .. import wiring
+
+    with wiring.positions(config) as at:
+        bounds, until = at.bounds(Topic.RAW), time.monotonic() + COMMIT_SECONDS
+        while True:
+            committed = at.committed("protect", Topic.RAW)
+            left = sum(max(0, end - max(start, committed.get(p, 0))) for p, (start, end) in bounds.items())
+            if not left:
+                return
+            if time.monotonic() > until:
+                raise Misuse(f"{left:,} records of {Topic.RAW.value} are yet to be protected, and may need {name}")
+            time.sleep(0.2)
+
+
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:
     """Return the keys afterwards; with `as_json` they have been printed."""
     from .. import wiring
@@ -339,6 +373,14 @@ def _status(ring: KeyRing, purpose: Purpose, now: int) -> dict[str, Any]:
 
 def _kek_id(ring: KeyRing) -> str | None:
     return ring.kek.kek_id if isinstance(ring.kek, LocalKek) else None
+
+
+def _start(since: str | None, now: int) -> int:
+    """Return ms since 1970 of `--from`; `Misuse` far ahead: what is said for then holds everything up until then."""
+    start = now if since is None else time_of(since)
+    if start > now + FURTHEST_DAYS * DAY:
+        raise Misuse(f"--from: at most {FURTHEST_DAYS} days ahead")
+    return start
 
 
 def now_ms() -> int:

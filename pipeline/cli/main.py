@@ -16,26 +16,21 @@ import click
 
 from .. import __version__
 from ..errors import SealstreamError
-from ..telemetry.logs import describe, frames
-from .bench import bench
-from .demo import demo
-from .identity import identity
-from .keys import keys
-from .protect import protect
-from .replay import replay
-from .rights import erase, export
-from .schemas import schemas
-from .serve import serve
-from .sources import sources
-from .topics import topics
-from .verify import verify
-from .worker import worker
+from .lazy import LazyGroup
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_OWN = ("bench", "demo", "identity", "keys", "protect", "replay", "schemas", "serve", "sources", "topics", "verify")
+_MODULES = {**{name: name for name in (*_OWN, "worker")}, "erase": "rights", "export": "rights"}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_MODULES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="sealstream")
 def cli() -> None:
     """Customer events in, identity-resolved profiles out, no personal data in the clear.
@@ -46,12 +41,6 @@ def cli() -> None:
 
     Settings are environment variables; `sealstream worker --help` lists them.
     """
-
-
-_RUN = demo, worker, serve, topics, schemas, protect, identity
-_GOVERN = keys, sources, erase, export, replay, verify, bench
-for _command in _RUN + _GOVERN:
-    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(f"sealstream: {error}", err=True)
         return error.exit_code
     except Exception as error:  # the outermost loop
+        from ..telemetry.logs import describe, frames
+
         _debug()
         click.echo(f"sealstream: a fault of ours, please report it: {describe(error)}", err=True)
         for frame in frames(error.__traceback__):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from .. import settings
 from ..crypto.keyring import KeyRing
 from ..crypto.rejects import Original, RejectBox
 from ..crypto.seal import SealBroken
-from ..errors import Misuse
+from ..errors import Misuse, SealstreamError, Transient
 from ..events import Origin, RawRecord, Topic, event_id
 from ..outcomes import Reason, RejectedRecord
 from ..stages.authenticate import Authenticator
 
 REPLAYED_FROM = "replayed-from"
+Send = Callable[[Original, int], None]
+"""Writes a record with a Kafka time in ms."""
 
 
 @click.command()
@@ -58,7 +60,8 @@ def replay(
     Fix their cause first (a schema, a source), then replay. Each record gets one more header, `replayed-from`, with the
     origin that was rejected. What its source had signed is signed again, as of now; of what was `expired` only with
     --reason expired, since somebody may have sent it a second time. Nothing is deleted: the summary says at which
-    offsets to go on the next time. Exit code 1 if a record does not open.
+    offsets to go on the next time, also when an error ended it. Exit code 1 if a record does not open, as one whose key
+    was destroyed.
 
     \b
     Examples:
@@ -73,15 +76,31 @@ def replay(
         starts = _starts(since, found.partitions)
     known = wiring.authenticator(config, ring)
     known.know(wiring.sources(config).values())
-    with wiring.reader(config, Topic.REJECTED, starts) as found, wiring.sender(config, Topic.RAW) as send:
-        run = Replay(ring, known, frozenset(reasons), limit, (lambda *_: None) if dry_run else send)
-        with _progress(found.total) as step:
-            for record in found:
-                if not run.take(record):
-                    break
-                step()
-    _tell(run, dry_run, as_json)
+    with wiring.reader(config, Topic.REJECTED, starts) as found:
+        run = Replay(ring, known, frozenset(reasons), limit, starts)
+        failure, sure = _run(run, found, nullcontext(lambda *_: None) if dry_run else wiring.sender(config, Topic.RAW))
+    if failure is None or run.replayed:
+        _tell(run, dry_run, as_json, sure)
+    if failure is not None:
+        raise failure
     ctx.exit(1 if run.unopened else 0)
+
+
+def _run(run: Replay, found: Any, sender: AbstractContextManager[Send]) -> tuple[BaseException | None, bool]:
+    """Return what has ended it early, and whether all that was sent is written."""
+    failure: BaseException | None = None
+    try:
+        with sender as send, _progress(found.total) as step:
+            try:
+                for record in found:
+                    if not run.take(record, send):
+                        break
+                    step()
+            except (SealstreamError, KeyboardInterrupt) as error:
+                failure = error
+    except Transient as error:
+        return failure or error, False
+    return failure, True
 
 
 class Replay:
@@ -93,7 +112,7 @@ class Replay:
         known: Authenticator,
         reasons: frozenset[str],
         limit: int | None,
-        send: Callable[[Original, int], None],
+        starts: Mapping[int, int],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ring = ring
@@ -101,32 +120,37 @@ class Replay:
         self._clock = clock
         self._reasons = reasons
         self._limit = limit
-        self._send = send
         self._boxes: dict[str, RejectBox] = {}
         self.seen = 0
         self.unopened = 0
         self.replayed: Counter[str] = Counter()
-        self.next: dict[int, int] = {}
+        self.began = dict(starts)
+        self.next = dict(starts)
+        """By partition."""
 
-    def take(self, found: Any) -> bool:
+    def take(self, found: Any, send: Send) -> bool:
         """Look at one record (`adapters.reader.Found`); False once the limit is reached, with the record not taken."""
         if self._limit is not None and self.replayed.total() >= self._limit:
             return False
+        self.began.setdefault(found.partition, found.offset)
+        self._look(found.value or b"", send)
         self.seen += 1
         self.next[found.partition] = found.offset + 1
+        return True
+
+    def _look(self, value: bytes, send: Send) -> None:
         try:
-            rejected = msgspec.json.decode(found.value or b"", type=RejectedRecord)
+            rejected = msgspec.json.decode(value, type=RejectedRecord)
             if self._reasons and rejected.reason not in self._reasons:
-                return True
+                return
             original = self._open(rejected)
             _sendable(original)
-        except (msgspec.DecodeError, SealBroken, ValueError):
+        except (msgspec.DecodeError, SealBroken, Misuse, ValueError):
             self.unopened += 1
-            return True
+            return
         original = self._signed(original, rejected)
-        self._send(again(original, rejected.origin), rejected.received_at)
+        send(again(original, rejected.origin), rejected.received_at)
         self.replayed[rejected.reason.value] += 1
-        return True
 
     def _signed(self, original: Original, rejected: RejectedRecord) -> Original:
         if rejected.reason is Reason.EXPIRED and Reason.EXPIRED not in self._reasons:
@@ -136,6 +160,7 @@ class Replay:
         return original if headers is None else original._replace(headers=headers)
 
     def _open(self, rejected: RejectedRecord) -> Original:
+        """`Misuse` if its key is not in the ring."""
         box = self._boxes.get(rejected.key_id)
         if box is None:
             box = self._boxes[rejected.key_id] = self._ring.reject_box_of(rejected.key_id)
@@ -179,10 +204,11 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.update(1)
 
 
-def _tell(run: Replay, dry_run: bool, as_json: bool) -> None:
+def _tell(run: Replay, dry_run: bool, as_json: bool, sure: bool) -> None:
+    """`sure`: what was sent is written; else one has to begin again where this run began."""
     sent: Mapping[str, int] = dict(sorted(run.replayed.items()))
+    following = dict(sorted((run.next if sure else run.began).items()))
     if as_json:
-        next_offsets = {str(p): o for p, o in sorted(run.next.items())}
         click.echo(
             json.dumps(
                 {
@@ -191,18 +217,18 @@ def _tell(run: Replay, dry_run: bool, as_json: bool) -> None:
                     "by_reason": sent,
                     "unopened": run.unopened,
                     "dry_run": dry_run,
-                    "next": next_offsets,
+                    "next": {str(p): o for p, o in following.items()},
                 }
             )
         )
         return
-    verb = "would replay" if dry_run else "replayed"
+    verb = "would replay" if dry_run else "replayed" if sure else "replayed at most"
     click.echo(f"{verb} {run.replayed.total()} of {run.seen} rejected records")
     for reason, count in sent.items():
         click.echo(f"  {count:>8}  {reason}")
     if run.unopened:
         why = "damaged, sealed under other keys, too large to be kept, or with header names that no client can send"
         click.echo(f"{run.unopened} were left out: {why}", err=True)
-    if run.next and not dry_run:
-        options = " ".join(f"--since-offset {p}:{o}" for p, o in sorted(run.next.items()))
+    if following and not dry_run:
+        options = " ".join(f"--since-offset {p}:{o}" for p, o in following.items())
         click.echo(f"next time go on with: {options}", err=True)

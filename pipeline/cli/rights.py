@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,12 +17,13 @@ from msgspec import structs
 
 from .. import settings
 from ..adapters.reader import Found, Reader
-from ..errors import Misuse
+from ..errors import Misuse, Transient
 from ..events import Topic
 from ..explain.names import short
-from ..rights.audit import Action, Audited, Place, check_ticket
+from ..rights.audit import Action, Audited, Place, check_ticket, time_after
 from ..rights.person import Person, by_id, by_tokens
 from ..rights.run import Left
+from ..rights.settled import Settled
 from ..rights.topics import Topics
 from ..stages.profile_records import ID
 from . import identifiers
@@ -32,6 +33,12 @@ ticket_option = click.option(
     "--ticket", help="Where it was asked for: a reference without personal data. Kept for ever."
 )
 operator_option = click.option("--operator", help="Who does it. Default: the user of this system.")
+wait_option = click.option(
+    "--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS", help="For the workers."
+)
+Named = str | Sequence[str]
+"""A profile id, or the tokens that an identifier may have."""
+_POLL_SECONDS = 0.5
 
 
 @click.command()
@@ -40,9 +47,7 @@ operator_option = click.option("--operator", help="Who does it. Default: the use
 @operator_option
 @click.option("--again", metavar="ID", help="Look again at an erasure, and send what has not arrived.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS", help="For the workers."
-)
+@wait_option
 @key_option
 @json_option
 @click.pass_context
@@ -64,7 +69,9 @@ def erase(
     profile gets a tombstone. Whoever comes back later is somebody new. It stands in access.audit with what was left,
     place by place, and until when.
 
-    Exit code 0: nothing is readable as the present state any more; 1: something is. `--again` asks the same later.
+    What had come when it begins is waited for, so that no identifier of the person is missed. Exit code 0: nothing is
+    readable as the present state any more; 1: something is. `--again` asks the same later, and goes on with what was
+    interrupted.
 
     \b
     Examples:
@@ -81,11 +88,12 @@ def erase(
             record = topics.audited(again)
         else:
             assert subject is not None
-            record, _ = _asked(config, topics, Action.ERASE, subject, ticket, operator)
-            if not yes:
-                _confirm(record)
-            topics.audit(record)
+            ticket, actor = check_ticket(ticket or ""), identifiers.operator(operator)
+            record = _to_erase(topics, _named(config, subject), ticket, actor, yes=yes, wait=wait)
         with wiring.erasing(config, record, topics) as erasing:
+            if again is None:
+                topics.audit(record)
+                click.echo(f"if this ends early, `sealstream erase --again {record.id}` goes on", err=True)
             wanted = erasing.wanted if again is None else erasing.unsent(wait)
             erasing.send(wanted, lambda: str(uuid.uuid4()), _now())
             left = erasing.wait(wait, _tell, _now())
@@ -105,8 +113,11 @@ def erase(
 )
 @ticket_option
 @operator_option
+@wait_option
 @key_option
-def export(subject: str, to: Path, ticket: str | None, operator: str | None, key_file: Path | None) -> None:
+def export(
+    subject: str, to: Path, ticket: str | None, operator: str | None, wait: float, key_file: Path | None
+) -> None:
     """Write down what is held of a person, opened: the profile, and each event with its sealed values.
 
     SUBJECT is a profile id, a token, or kind:value (kind:- asks for the value). JSON lines: the person, a line for each
@@ -121,7 +132,21 @@ def export(subject: str, to: Path, ticket: str | None, operator: str | None, key
 
     config = settings.load(key_file=key_file)
     with wiring.rights(config, _records) as topics:
-        record, person = _asked(config, topics, Action.EXPORT, subject, ticket, operator)
+        ticket, actor = check_ticket(ticket or ""), identifiers.operator(operator)
+        named = _named(config, subject)
+        if behind := _settle(topics, wait):
+            click.echo(f"the workers have {behind:,} records to do: what is in these is missing here", err=True)
+        person = _person(topics, named)
+        record = Audited(
+            uuid.uuid4().hex,
+            _now(),
+            Action.EXPORT,
+            actor,
+            ticket,
+            person.profile_id,
+            person.tokens,
+            also=tuple(person.profiles)[1:],
+        )
         held = wiring.held(config, person, topics)
         with topics.read(Topic.PROTECTED) as reader, _private(to) as out:
             topics.audit(record)
@@ -130,39 +155,66 @@ def export(subject: str, to: Path, ticket: str | None, operator: str | None, key
     click.echo(f"{held.events:,} events, {held.opened:,} values opened, {held.unreadable:,} unreadable", err=True)
 
 
-def _asked(
-    config: settings.Settings, topics: Topics, action: Action, subject: str, ticket: str | None, operator: str | None
-) -> tuple[Audited, Person]:
-    """Find the person, and return what is to be written down; wrong use is told before anything is read."""
-    ticket, actor = check_ticket(ticket or ""), identifiers.operator(operator)
-    person = _person(config, topics, subject)
-    record = Audited(
-        uuid.uuid4().hex,
-        _now(),
-        action,
-        actor,
-        ticket,
-        person.profile_id,
-        person.tokens,
-        topics.ends(Topic.PROTECTED) if action is Action.ERASE else (),
-    )
-    return record, person
+def _to_erase(topics: Topics, named: Named, ticket: str, actor: str, *, yes: bool, wait: float) -> Audited:
+    """Find the person, ask, and return what is to be written down."""
+    behind = _settle(topics, wait)
+    if behind:
+        raise Transient(
+            f"the workers have {behind:,} records to do, whose identifiers would be missed; nothing was erased. "
+            "Is a worker running? --wait waits longer"
+        )
+    while True:
+        ends = dict(enumerate(topics.ends(Topic.PROFILES)))
+        person = _person(topics, named)
+        now = time_after(topics.erasures_of(person.tokens), _now())
+        record = Audited(
+            uuid.uuid4().hex,
+            now,
+            Action.ERASE,
+            actor,
+            ticket,
+            person.profile_id,
+            person.tokens,
+            topics.ends(Topic.PROTECTED),
+            also=tuple(person.profiles)[1:],
+        )
+        if not yes:
+            _confirm(record)
+        with topics.read(Topic.PROFILES, ends) as later:
+            if not person.grown_by(later):
+                return record
+        click.echo("more has come of this person meanwhile", err=True)
 
 
-def _person(config: settings.Settings, topics: Topics, subject: str) -> Person:
+def _settle(topics: Topics, wait: float) -> int:
+    """Wait until profiles show all that had come; return how many records are still to be done after `wait` seconds."""
+    settled, until = Settled(topics.positions), time.monotonic() + wait
+    while not settled.now():
+        if time.monotonic() > until:
+            return settled.behind
+        _tell(f"waiting for the workers: {settled.behind:,} records")
+        time.sleep(_POLL_SECONDS)
+    return 0
+
+
+def _named(config: settings.Settings, subject: str) -> Named:
     from .. import wiring
 
+    if ID.match(subject):
+        return subject
+    (tokens,) = identifiers.named(config, wiring.rules_in_force(config), subject)
+    return tokens
+
+
+def _person(topics: Topics, named: Named) -> Person:
     with topics.read(Topic.PROFILES) as profiles:
-        if ID.match(subject):
-            return by_id(profiles, subject)
-        (tokens,) = identifiers.named(config, wiring.rules_in_force(config), subject)
-        return by_tokens(profiles, tokens)
+        return by_id(profiles, named) if isinstance(named, str) else by_tokens(profiles, named)
 
 
 def _confirm(record: Audited) -> None:
     if not sys.stdin.isatty():
         raise Misuse("nobody can be asked here: give --yes")
-    click.echo(f"profile {record.profile_id or '(none)'}: {', '.join(map(short, record.tokens))}", err=True)
+    click.echo(f"profile {record.profiles}: {', '.join(map(short, record.tokens))}", err=True)
     click.confirm("Erase it? There is no way back", abort=True, err=True)
 
 
@@ -200,7 +252,7 @@ def _private(to: Path) -> Iterator[BinaryIO]:
 
 def _report(record: Audited, left: Left) -> None:
     came = left.markers - left.missing
-    click.echo(f"erasure {record.id}, profile {record.profile_id or '(none)'}: {came} of {left.markers} markers")
+    click.echo(f"erasure {record.id}, profile {record.profiles}: {came} of {left.markers} markers")
     for place in left.places:
         click.echo(f"  {place.name:18}{_left(place)}{f'  ({place.note})' if place.note else ''}")
     if left.missing:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from .. import settings
 from ..crypto.keyring import Purpose
-from ..crypto.signatures import KID_BYTES
+from ..crypto.signatures import KID_BYTES, SourceSecret
 from ..errors import Misuse
 from ..events import SOURCE_CHARS, is_source
 from ..stages.decision import SOURCE as OPERATOR
@@ -22,6 +24,9 @@ from .keys import from_option, json_option, now_ms, time_of
 
 name_argument = click.argument("name")
 HOUR_MS = 3_600_000
+_TRIES = 5
+"""To have a secret begin when every worker knows it. What is revoked or disabled is not put off."""
+Sources = dict[str, Source]
 
 
 @click.group()
@@ -61,12 +66,16 @@ def add(name: str, since: str | None, key_file: Path | None, as_json: bool) -> N
         raise Misuse(f"NAME: 1 to {SOURCE_CHARS} printable characters")
     if name == OPERATOR:
         raise Misuse(f"{OPERATOR} is the source of our own decisions; it signs with the key ring")
-    if name in wiring.sources(config):
-        raise Misuse("this source is registered already: `sealstream sources rotate` gives it another secret")
     wiring.check_times(config)
     if since is not None and start < now_ms():
         raise Misuse("--from: not in the past, records of that time are protected")
-    _with_secret(config, name, lambda new: Source(name, (new,)), as_json, start)
+
+    def added(found: Sources, new: Secret) -> Source:
+        if name in found:
+            raise Misuse("this source is registered already: `sealstream sources rotate` gives it another secret")
+        return Source(name, (msgspec.structs.replace(new, since=max(new.since, start)),))
+
+    _with_secret(config, name, added, as_json)
 
 
 @sources.command()
@@ -88,8 +97,10 @@ def rotate(name: str, overlap: float, key_file: Path | None, as_json: bool) -> N
       sealstream sources rotate shop --overlap 72
     """
     config = settings.load(key_file=key_file)
-    source = _registered(config, name)
-    _with_secret(config, name, lambda new: source.rotated(new, round(overlap * HOUR_MS)), as_json)
+    if math.isnan(overlap):  # which is in every range
+        raise Misuse("--overlap: a number of hours")
+    overlap_ms = round(overlap * HOUR_MS)
+    _with_secret(config, name, lambda found, new: _registered(found, name).rotated(new, overlap_ms), as_json)
 
 
 @sources.command()
@@ -160,27 +171,23 @@ def _change(name: str, change: Callable[[Source, int], Source], key_file: Path |
     from .. import wiring
 
     config = settings.load(key_file=key_file)
-    before = _registered(config, name)
-    source = wiring.announce_source(config, lambda at: change(before, at))
+    source = wiring.announce_source(config, lambda found, at: change(_registered(found, name), at))
     if as_json:
         click.echo(json.dumps(_told(source)))
     else:
         _show(source)
 
 
-def _registered(config: settings.Settings, name: str) -> Source:
-    from .. import wiring
-
-    found = wiring.sources(config)
+def _registered(found: Sources, name: str) -> Source:
     if name not in found:
         raise Misuse(f"no such source; registered: {', '.join(sorted(found)) or 'none'}")
     return found[name]
 
 
 def _with_secret(
-    config: settings.Settings, name: str, change: Callable[[Secret], Source], as_json: bool, start: int = 0
+    config: settings.Settings, name: str, change: Callable[[Sources, Secret], Source], as_json: bool
 ) -> None:
-    """Announce `change` of a new secret of the source `name`, valid from `start` (ms) or as soon as may be."""
+    """Announce `change` of what is registered and of a new secret of the source `name`, valid as soon as may be."""
     from .. import wiring
 
     ring, kid = wiring.key_ring(config), os.urandom(KID_BYTES).hex()
@@ -189,26 +196,25 @@ def _with_secret(
     if signs is None or secret is None:
         raise Misuse("the key ring has no active sources key: `sealstream keys rotate sources` makes one")
     version = signs.version
-    source = wiring.announce_source(config, lambda at: change(Secret(kid, version, max(at, start))))
-    _tell_secret(source, secret.export(), as_json)
+    source = wiring.announce_source(config, lambda found, at: change(found, Secret(kid, version, at)), _TRIES)
+    _tell_secret(source, secret, as_json)
 
 
-def _tell_secret(source: Source, secret: str, as_json: bool) -> None:
+def _tell_secret(source: Source, secret: SourceSecret, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({**_told(source), "secret": secret}))
+        click.echo(json.dumps({**_told(source), "secret": secret.export()}))
         return
-    click.echo(secret)
-    new = source.secrets[-1]
+    click.echo(secret.export())
+    (new,) = (each for each in source.secrets if each.kid == secret.kid)
     click.echo(f"{source.name}: valid from {iso(new.since)}; keep it as you keep a password", err=True)
-    for before in source.secrets[:-1]:
-        if before.until is not None and before.valid(new.since):
+    for before in source.secrets:
+        if before is not new and before.until is not None and before.valid(new.since):
             click.echo(f"the former one, {before.kid}, is valid until {iso(before.until)}", err=True)
 
 
 def _show(source: Source) -> None:
     now = now_ms()
-    off = source.off and source.off[-1][1] is None
-    click.echo(f"{source.name}{' (disabled)' if off else ''}: must sign since {iso(source.since)}")
+    click.echo(f"{source.name}{' (disabled)' if source.disabled else ''}: must sign since {iso(source.since)}")
     for secret in source.secrets:
         ended = secret.until is not None and secret.until <= now
         until = "" if secret.until is None else f" until {iso(secret.until)}"
@@ -218,7 +224,7 @@ def _show(source: Source) -> None:
 def _told(source: Source) -> dict[str, Any]:
     return {
         "source": source.name,
-        "enabled": not source.off or source.off[-1][1] is not None,
+        "enabled": not source.disabled,
         "secrets": [_secret(secret) for secret in source.secrets],
         "off": [list(each) for each in source.off],
     }

@@ -17,7 +17,7 @@ from itertools import pairwise
 import msgspec
 
 from ..errors import Corrupt, Misuse
-from ..events import frame
+from ..events import frame, iso
 from .aead import KEY_BYTES
 from .audit_mac import AuditKey, AuditKeys
 from .epochs import Epochs
@@ -183,20 +183,27 @@ class KeyRing:
         """Return a ring with `key` (32 bytes) as the next version, active from `since` (ms).
 
         The former one is decrypt-only then; but of a token key it stays active, and overlaps, until it is `retired`.
-        `Misuse` if `since` is before `now` or not after every earlier version's: what was protected already would come
-        out otherwise when it is protected again. And if token keys overlap already: an event carries two tokens of an
-        identifier at most.
+        `Misuse` if `since` is before `now` or not after every earlier version's that was not destroyed: what was
+        protected already would come out otherwise when it is protected again. And if token keys overlap already: an
+        event carries two tokens of an identifier at most.
         """
         former = [k for k in self._keys if k.purpose is purpose]
         if since < now:
             raise Misuse(f"a {purpose.value} key cannot become active in the past: records of that time are protected")
-        if any(k.active_from >= since for k in former):
-            raise Misuse(f"a {purpose.value} key becomes active then, or later: give a time after that")
+        last = max((k for k, _ in self._usable(purpose)), key=lambda k: k.active_from, default=None)
+        if last is not None and last.active_from >= since:
+            or_ = f", or destroy {last.key_id}" if self.pending(last, now) else ""
+            raise Misuse(f"{last.key_id} becomes active at {iso(last.active_from)}: give a time after that{or_}")
         active = [k for k in former if k.state is KeyState.ACTIVE]
         if purpose is not Purpose.TOKEN:
             former = [replace(k, state=KeyState.DECRYPT_ONLY) if k in active else k for k in former]
         elif len(active) > 1:
-            raise Misuse(f"{active[0].key_id} still overlaps with {active[1].key_id}: retire it first")
+            one, other = active[:2]
+            or_ = f", or destroy {other.key_id}" if self.pending(other, now) else ""
+            raise Misuse(
+                f"{one.key_id} still overlaps with {other.key_id}: retire it first, from a time after "
+                f"{iso(other.active_from)}{or_}"
+            )
         keys = [*former, *(k for k in self._keys if k.purpose is not purpose)]
         version = max((k.version for k in former), default=0) + 1
         return KeyRing(self._kek, [*keys, RingKey(purpose, version, KeyState.ACTIVE, since, key)])
@@ -204,20 +211,30 @@ class KeyRing:
     def retired(self, key_id: str, since: int, now: int) -> KeyRing:
         """Return a ring in which this key is decrypt-only; a token key overlaps for records before `since` (ms).
 
-        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`.
+        `Misuse` unless it is active and a later version is, too, and if `since` is before `now`, as in `rotated`. And
+        unless a token key's `since` is after the next version's: nobody would be joined over the rotation otherwise.
         """
         found = self._named(key_id)
         if found.state is not KeyState.ACTIVE:
             raise Misuse(f"{key_id} is not active, but {found.state.value}")
-        if not any(k.state is KeyState.ACTIVE for k in self._later(found)):
+        later = [k for k in self._later(found) if k.key is not None]
+        if not any(k.state is KeyState.ACTIVE for k in later):
             raise Misuse(f"{key_id} is the last active one: `sealstream keys rotate {found.purpose.value}` replaces it")
         if since < now:
             raise Misuse(f"{key_id} cannot be retired in the past: records of that time are protected")
-        retired_from = since if found.purpose is Purpose.TOKEN else None
-        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=retired_from))
+        if found.purpose is not Purpose.TOKEN:
+            return self._with(replace(found, state=KeyState.DECRYPT_ONLY))
+        if since <= later[0].active_from:
+            raise Misuse(
+                f"{key_id} is to overlap with {later[0].key_id}, which becomes active at {iso(later[0].active_from)}: "
+                "retire it from a time after that"
+            )
+        return self._with(replace(found, state=KeyState.DECRYPT_ONLY, retired_from=since))
 
     def destroyed(self, key_id: str, now: int) -> KeyRing:
         """Return a ring without this key but for its line. `now` in ms.
+
+        One that is still to become active has protected nothing: the version before it goes on in its place.
 
         `Misuse` if it was destroyed before, is active, or is used for records of now: until the next version is active,
         or it is retired.
@@ -225,6 +242,12 @@ class KeyRing:
         found = self._named(key_id)
         if found.state is KeyState.DESTROYED:
             raise Misuse(f"{key_id} was destroyed already")
+        if self.pending(found, now):
+            ring = self._with(replace(found, state=KeyState.DESTROYED, key=None, retired_from=None))
+            before = self._before(found)
+            if not before:
+                return ring
+            return ring._with(replace(before[-1], state=found.state, retired_from=found.retired_from))
         if found.state is KeyState.ACTIVE:
             raise Misuse(f"{key_id} is active: rotate, or retire it first")
         if not any(k.key is not None and k.active_from <= now for k in self._later(found)):
@@ -232,6 +255,13 @@ class KeyRing:
         if found.kept_until > now:
             raise Misuse(f"{key_id} is in use until it is retired at the time given")
         return self._with(replace(found, state=KeyState.DESTROYED, key=None))
+
+    def pending(self, key: RingKey, now: int) -> bool:
+        """Has it protected nothing at `now` (ms), since it is still to become active?
+
+        The first version of a purpose is used from before its time on; but the KEK before the first epoch.
+        """
+        return key.active_from > now and (key.purpose is Purpose.SUBJECTS or bool(self._before(key)))
 
     def under(self, kek: Kek) -> KeyRing:
         """Return the same keys under another KEK. What the former one wraps elsewhere does not open with it."""
@@ -242,6 +272,9 @@ class KeyRing:
             if k.key_id == key_id:
                 return k
         raise Misuse(f"the ring has no such key; it has {', '.join(k.key_id for k in self._keys)}")
+
+    def _before(self, key: RingKey) -> list[RingKey]:
+        return [k for k, _ in self._usable(key.purpose) if k.version < key.version]
 
     def _later(self, key: RingKey) -> list[RingKey]:
         return [k for k in self._keys if k.purpose is key.purpose and k.version > key.version]

@@ -151,7 +151,8 @@ class Sealer:
 class Opener:
     """Opens what producers sealed to any of these X25519 keys (32 bytes each).
 
-    `cached` sessions are remembered (about 0.5 kB each), those that do not open included.
+    `cached` sessions are remembered (about 0.5 kB each), those that do not open included; of headers that can be none,
+    nothing is.
     """
 
     __slots__ = ("_keys", "_session")
@@ -164,8 +165,11 @@ class Opener:
         return "Opener(…)"
 
     def open(self, source: str, seal_key: bytes, value: bytes) -> bytes:
-        """Return the event; raise `UnknownKey`, or `SealBroken` for whatever else is not as it was sealed."""
-        if not value.startswith(HEAD) or len(value) < OVERHEAD:
+        """Return the event; raise `UnknownKey`, or `SealBroken` for whatever else is not as it was sealed.
+
+        `source` is remembered with its session: `stages.decode.source_of` lets no long one through.
+        """
+        if not value.startswith(HEAD) or len(value) < OVERHEAD or len(seal_key) != _SEAL_KEY_BYTES:
             raise SealBroken
         session = self._session(source, seal_key)
         if session is None:
@@ -179,7 +183,7 @@ class Opener:
 
     def _open_session(self, source: str, seal_key: bytes) -> tuple[AESGCM, bytes] | None:
         """Return cipher and the AAD but for the counter, or None if it does not open."""
-        if len(seal_key) != _SEAL_KEY_BYTES or not seal_key.startswith(FORMAT):
+        if not seal_key.startswith(FORMAT):
             return None
         key_id, name = seal_key[len(FORMAT) : _KEY_AT], source.encode()
         private = self._keys.get(key_id)

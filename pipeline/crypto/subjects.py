@@ -232,7 +232,6 @@ class SubjectKeys:
         index, key = self._indexed(), row.key
         self._table.put(key, row.value)
         index[subject] = _with(index.get(subject), key)
-        self._held.pop(subject, None)
 
     def _delete(self, subject: str, rows: list[KeyRow]) -> int:
         index = self._indexed()

@@ -7,6 +7,7 @@ bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 
 import msgspec
@@ -36,7 +37,9 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Audited(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`ends`: those of the partitions of `events.protected`, before the markers of an erasure were sent."""
+    """`ends`: those of the partitions of `events.protected`, before the markers of an erasure were sent. `also`: the
+    person's other profiles.
+    """
 
     id: str
     time: int
@@ -47,6 +50,12 @@ class Audited(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: tuple[str, ...]
     ends: tuple[int, ...] = ()
     places: tuple[Place, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def profiles(self) -> str:
+        """Their ids, to be shown."""
+        return ", ".join(filter(None, (self.profile_id, *self.also))) or "(none)"
 
 
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -63,6 +72,19 @@ def decode(value: bytes | None) -> Audited | None:
         return _decode(value or b"")
     except UNDECODABLE:
         return None
+
+
+def time_after(records: Collection[Audited], now: int) -> int:
+    """Return the time (ms) of an erasure that comes after those among `records`, which are of the same person.
+
+    The legs go by these times, and clocks differ. `Misuse` if one is not done: nobody else knows what it is to erase.
+    """
+    begun = {record.id: record for record in records if record.action is Action.ERASE}
+    done = {record.id for record in records if record.action is Action.ERASED}
+    for ident in begun:
+        if ident not in done:
+            raise Misuse(f"an erasure of this person is not done: `sealstream erase --again {ident}` goes on with it")
+    return max((now, *(record.time + 1 for record in begun.values())))
 
 
 def check_ticket(ticket: str) -> str:

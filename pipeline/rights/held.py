@@ -18,6 +18,7 @@ from ..adapters.reader import Found
 from ..crypto.epochs import Epochs
 from ..crypto.seal import SealBroken, SealPath, SubjectKey
 from ..crypto.subjects import SubjectKeys
+from ..errors import Corrupt
 from ..events import ProtectedEvent
 from ..outcomes import UNDECODABLE
 from .person import Person
@@ -60,8 +61,10 @@ class Held:
         """Yield JSON texts without line ends; `protected`: records of `events.protected`."""
         person = self._person
         first: dict[str, Any] = {"profile_id": person.profile_id, "tokens": person.tokens}
-        if person.profile:
-            first["profile"] = msgspec.Raw(person.profile)
+        if person.profiles:
+            first["profile"], *also = map(msgspec.Raw, person.profiles.values())
+            if also:
+                first["also"] = also
         yield _encode({"person": first})
         for found in protected:
             if found.key in self._anchors and found.value is not None:
@@ -115,5 +118,5 @@ class Held:
             return None
         try:
             return self._key_of(event.origin.partition, event.key.subject, bytes.fromhex(event.key.key_id))
-        except ValueError:
+        except (ValueError, Corrupt):  # an epoch that was destroyed, for one
             return None

@@ -13,6 +13,7 @@ from ..events import Origin, Topic
 from . import places
 from .audit import Audited, Place
 from .markers import Spot, markers, protected, spots
+from .settled import RAW, TOLD, Settled
 from .topics import Topics
 
 _POLL_SECONDS = 0.5
@@ -71,8 +72,8 @@ class Erasing:
 
     def unsent(self, seconds: float) -> list[Spot]:
         """As `look`, once the protect leg has done all that there was, or after `seconds`: nothing is on its way."""
-        until = self._clock() + seconds
-        while self._kafka.positions.behind()["protect"] and self._clock() < until:
+        until, settled = self._clock() + seconds, Settled(self._kafka.positions, RAW)
+        while not settled.now() and self._clock() < until:
             time.sleep(_POLL_SECONDS)
         return self.look()
 
@@ -87,7 +88,8 @@ class Erasing:
             tell(f"{len(self.wanted) - len(missing)} of {len(self.wanted)} markers are protected")
             time.sleep(_POLL_SECONDS)
         tell("waiting for the identify leg")
-        while not self._identified() and self._clock() < until:
+        settled = Settled(self._kafka.positions, TOLD, self._next)
+        while not settled.now() and self._clock() < until:
             time.sleep(_POLL_SECONDS)
         by_time = self._by_time(now)
         while True:
@@ -98,13 +100,6 @@ class Erasing:
                 return left
             tell("waiting for what is readable still")
             time.sleep(max(_POLL_SECONDS, took))
-
-    def _identified(self) -> bool:
-        """Has the identify leg taken in what came out of the protect leg, and told itself what follows?"""
-        committed = self._kafka.positions.committed("identify", Topic.PROTECTED)
-        if any(committed.get(number, 0) < end for number, end in self._next.items() if end):
-            return False
-        return not self._kafka.positions.behind()["identify"]
 
     def _by_time(self, now: int) -> list[Place]:
         kept = self._kafka.retentions(BY_TIME)

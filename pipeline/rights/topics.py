@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ..adapters.positions import Positions
 from ..adapters.reader import Found, Reader
@@ -15,6 +15,9 @@ from ..events import AUDIT_MAC_HEADER, Topic
 from . import audit
 from .audit import Action, Audited
 from .markers import Marker
+
+SEGMENT_MS = 7 * 24 * 3_600_000
+"""Kafka's own `segment.ms`. It deletes whole segments, by the time of the newest record in them."""
 
 Show = Callable[[str, Reader], Iterable[Found]]
 """Passes a topic's records on, and shows its progress to whoever waits."""
@@ -47,10 +50,14 @@ class Topics:
         return tuple(end for _, (_, end) in sorted(self.positions.bounds(topic).items()))
 
     def retentions(self, topics: Collection[str]) -> dict[str, int | None]:
-        """How long topics keep their records (ms); None: for ever."""
+        """How long topics keep their records (ms), until the last one of a segment goes; None: for ever."""
         names = {self._name_of(topic): topic for topic in topics}
-        kept = {names[made.name]: int(made.config.get("retention.ms", "-1")) for made in as_made(*self._kafka, names)}
-        return {topic: None if ms < 0 else ms for topic, ms in kept.items()}
+        kept: dict[str, int | None] = {}
+        for made in as_made(*self._kafka, names):
+            retention = int(made.config.get("retention.ms", "-1"))
+            segment = int(made.config.get("segment.ms", SEGMENT_MS))
+            kept[names[made.name]] = None if retention < 0 else retention + segment
+        return kept
 
     def send(self, markers: Iterable[Marker], now: int) -> None:
         """Write markers to their partitions; they are on the broker then. `Transient` if they are not: some may be."""
@@ -78,15 +85,29 @@ class Topics:
     def audited(self, erasure: str) -> Audited:
         """Return how an erasure was asked for; `Misuse` if it never was, `Corrupt` if others wrote that it was."""
         forged = False
-        with self.read(Topic.AUDIT) as reader:
-            for found in reader:
-                record = audit.decode(found.value) if found.key == erasure.encode() else None
-                if record is None or record.action is not Action.ERASE:
-                    continue
-                mac = next((content for name, content in found.headers if name == AUDIT_MAC_HEADER), None)
-                if self._audit_keys.ours(found.value or b"", mac):
+        for record, ours in self._audited():
+            if record.id == erasure and record.action is Action.ERASE:
+                if ours:
                     return record
                 forged = True
         if forged:
             raise Corrupt("what access.audit says of this erasure was not written with this key ring")
         raise Misuse("access.audit has no erasure of this id")
+
+    def erasures_of(self, tokens: Collection[str]) -> list[Audited]:
+        """Return what was written down of erasures of any of `tokens`, with this key ring."""
+        wanted = frozenset(tokens)
+        return [
+            record
+            for record, ours in self._audited()
+            if ours and record.action in (Action.ERASE, Action.ERASED) and not wanted.isdisjoint(record.tokens)
+        ]
+
+    def _audited(self) -> Iterator[tuple[Audited, bool]]:
+        """Yield the records, and whether they were written with this key ring."""
+        with self.read(Topic.AUDIT) as reader:
+            for found in reader:
+                record = audit.decode(found.value)
+                if record is not None and found.key == record.id.encode():
+                    mac = next((content for name, content in found.headers if name == AUDIT_MAC_HEADER), None)
+                    yield record, self._audit_keys.ours(found.value or b"", mac)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..adapters import private_file
-from ..adapters.addresses import is_loopback
+from ..certificates import is_loopback
 from ..errors import Misuse
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{32,512}\Z")  # RFC 6750: b64token

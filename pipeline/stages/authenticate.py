@@ -4,8 +4,9 @@ In: records of `events.raw`. Out: the same. Rejects: `unsigned`, `bad_signature`
 0.2 µs for a source that need not sign, 2.9 µs for 540 bytes that are signed.
 
 Only what its source signed passes, of sources that are registered and of those that must be. Judged by the record's
-own Kafka time: it comes out the same again. Values that are empty, or longer than they may be, are left to `decode`.
-What is sent twice within the window passes twice: its `messageId` is the same, and it is folded once.
+own Kafka time: it comes out the same again. For a record of before its source was registered that is as if it never
+were, except that it may be disabled. Values that are empty, or longer than they may be, are left to `decode`. What is
+sent twice within the window passes twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class _Known:
-    """A source with its signers made. `since`: before that time it need not sign."""
+    """A source with its signers made. `since`: before that time it counts as not registered."""
 
     __slots__ = ("signers", "since", "source")
 
@@ -95,12 +96,12 @@ class Authenticator:
                     name = content or b""
                     break
             known = find(name)
-            asked = (every or name in must_sign) if known is None else record.timestamp >= known.since
-            if not asked or not record.value or len(record.value) > limit:
+            must = every or name in must_sign
+            if (known is None and not must) or not record.value or len(record.value) > limit:
                 add(record)
                 continue
             try:
-                self._check(record, known)
+                self._check(record, known, must)
                 add(record)
             except Failure as f:
                 rejected.append(Rejected(record, f.stage, f.reason, f.path, f.rule))
@@ -124,12 +125,13 @@ class Authenticator:
         others = [h for h in record.headers if h[0] not in (TIMESTAMP_HEADER, SIGNATURE_HEADER)]
         return (*others, *signers[-1].headers(now, seal_key, record.key, record.value))
 
-    def _check(self, record: Record, known: _Known | None) -> None:
-        if known is None:
-            raise _failed(Reason.UNSIGNED, SOURCE_HEADER, "is not a registered source, and must be")
-        if not known.source.enabled(record.timestamp):
+    def _check(self, record: Record, known: _Known | None, must: bool) -> None:
+        if known is not None and not known.source.enabled(record.timestamp):
             raise _failed(Reason.SOURCE_DISABLED, SOURCE_HEADER, "the source is disabled")
-        self._signed(record, known, self._within_ms)
+        if known is not None and record.timestamp >= known.since:
+            self._signed(record, known, self._within_ms)
+        elif must:
+            raise _failed(Reason.UNSIGNED, SOURCE_HEADER, "is not a registered source at that time, and must be")
 
     def _signed(self, record: Record, known: _Known, within_ms: int | None = None) -> bytes | None:
         """Return the header `seal-key` of a record that its source signed, `within_ms` before or after its own time."""

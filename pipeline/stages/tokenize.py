@@ -31,7 +31,9 @@ from .normalize import KINDS, normal
 from .schema import AS_IT_IS
 
 REMEMBERED = 131_072
-"""Values per identifier kind whose tokens are kept in process memory (about 0.4 kB each)."""
+REMEMBERED_CHARS = 128
+"""Values per identifier kind whose tokens are kept in process memory, and how long they are at most: 0.2 kB each for an
+address of 20 characters, 0.8 kB at worst (four bytes a character). Of longer ones the token is made each time."""
 
 UNSET: Final = msgspec.UNSET
 _encode: Final = msgspec.json.Encoder().encode
@@ -89,8 +91,10 @@ class _Maker(Remembered[str | None]):
         self.made += 1
         form = normal(self._kind, value)
         if self._is_blocked(value if form is None else form):
-            return self.keep(value, BLOCKED)
-        return self.keep(value, None if form is None else self._token(form))
+            token: str | None = BLOCKED
+        else:
+            token = None if form is None else self._token(form)
+        return token if len(value) > REMEMBERED_CHARS else self.keep(value, token)
 
 
 class Tokens:

@@ -14,7 +14,6 @@ Kafka refuses the commits of an old generation, but not its records. So three th
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition as KafkaTP
 
+from ..boottime import clock
 from ..errors import Transient
 from .book import TopicPartition
 from .records import Written
@@ -35,11 +35,6 @@ READ_RECORDS = 2000
 
 class Fenced(Transient):
     """Another worker has taken a partition over while this one believed to own it."""
-
-
-def clock() -> float:
-    """Seconds; goes on while the process is stopped or the machine asleep."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease:

@@ -1,7 +1,8 @@
 """How long a KEK may be used without its provider.
 
 Mutations seen red: valid for ever; from the answer on, not from the question; a failure ends it at once; asked no more
-after a `Transient`; asked on after a `Misuse`; a fault of ours ends the thread unseen.
+after a `Transient`; asked on after a `Misuse`; a fault of ours ends the thread unseen; a clock that stands still while
+the machine sleeps.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def test_it_is_valid_for_its_time_and_then_transient() -> None:
     assert [world.valid_at(1_000 + s) for s in (0, 3_599.9, 3_600, 10_000)] == [True, True, False, False]
     with pytest.raises(Transient):
         world.lease.check()
+
+
+def test_the_time_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = KekLease(lambda: None, 60)
+    lease.check()
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 3_600 * (clock == time.CLOCK_BOOTTIME))
+    with pytest.raises(Transient):
+        lease.check()
 
 
 def test_a_proof_extends_it_from_the_moment_that_was_asked_and_is_due_half_way() -> None:

@@ -5,7 +5,8 @@ What is wrapped opens at the same provider, under the same key and AAD, and nowh
 
 Mutations seen red: no AAD at each provider; a nonce of zeros; the provider's byte not looked at; AccessDenied as
 Misuse; a wrong PIN as Transient; every failed C_Decrypt as Corrupt, or as Transient; no `reinitialize`; the token of
-Vault kept from the start; no retry of a 503; botocore's logger left at DEBUG; http let through; a `pin-value` let
+Vault kept from the start; each 400 of Vault as Corrupt, and each 500 as Transient; its words looked for anywhere in
+what it says, or not at all; no retry of a 503; botocore's logger left at DEBUG; http let through; a `pin-value` let
 through; libraries imported with the package.
 """
 
@@ -401,6 +402,59 @@ def test_vault_is_asked_twice_where_that_may_help(stub: Vault, status: int, aske
     with pytest.raises(Transient):
         kek.wrap(KEY, AAD)
     assert len(stub.asked) == asked
+
+
+TOO_OLD = "ciphertext or signature version is disallowed by policy (too old)"
+UNTRUE = "cipher: message authentication failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error"),
+    [
+        (400, UNTRUE, Corrupt),
+        (500, UNTRUE, Corrupt),
+        (500, f"1 error occurred:\n\t* {UNTRUE}\n\n", Corrupt),
+        (400, "invalid ciphertext: no prefix", Corrupt),
+        (400, "invalid ciphertext: version is too new", Corrupt),
+        (400, "invalid ciphertext: unable to decrypt", Corrupt),
+        (400, "unable to decrypt", Corrupt),
+        (400, "missing ciphertext to decrypt", Corrupt),
+        (400, TOO_OLD, Corrupt),
+        (400, "encryption key not found", Misuse),
+        (400, "message decryption not supported for key type ed25519", Misuse),
+        (400, "'[0].associated_data' provided for non-AEAD cipher suite rsa-4096", Misuse),
+        (400, "missing 'context' for key derivation; the key was created using a derived key", Misuse),
+        (400, "missing client token", Transient),
+        (400, "unsupported path", Transient),
+        (400, "canary-9c2e: something new", Transient),
+        (500, "1 error occurred:\n\t* internal error\n\n", Transient),
+        (500, f"read failed: decryption failed: {UNTRUE}", Transient),
+        (403, UNTRUE, Transient),
+    ],
+)
+def test_what_vault_answers_is_told_by_its_words(
+    stub: Vault, status: int, said: str, error: type[SealstreamError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kek = provider("vault:transit/kek")
+    assert kek is not None
+    monkeypatch.setattr(stub, "answer", lambda *_: (status, {"errors": [said]}))
+    for call in (partial(kek.unwrap, b"\x04vault:v1:AAAA", AAD), partial(kek.wrap, KEY, AAD)):
+        with pytest.raises(error, match="Vault") as raised:
+            call()
+        assert "canary" not in str(raised.value)
+    if error is Transient and status == 400:
+        assert "token" in str(raised.value)
+
+
+@pytest.mark.parametrize("said", [None, [], [5], "missing client token"])
+def test_what_vault_says_in_another_form_is_transient(
+    stub: Vault, said: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kek = provider("vault:transit/kek")
+    assert kek is not None
+    monkeypatch.setattr(stub, "answer", lambda *_: (400, {"errors": said}))
+    with pytest.raises(Transient):
+        kek.unwrap(b"\x04vault:v1:AAAA", AAD)
 
 
 @pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": {}}, {"data": {"plaintext": "no base64 é"}}])

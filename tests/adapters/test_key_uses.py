@@ -2,7 +2,7 @@
 
 Mutations seen red: reserved after the values; not synced; the cap checked against this process's own values, or before
 the line is written; a torn line joined to the next one; blocks that do not grow, or start anew; what is left of a block
-lost at each call.
+lost at each call; what cannot be read taken for a fault of ours, or for nothing.
 """
 
 from __future__ import annotations
@@ -120,3 +120,14 @@ def test_what_cannot_be_counted_is_not_made(path: Path, monkeypatch: pytest.Monk
         uses(path)[0].take("token.1", 1)
     assert not totals(path)
     assert not totals(path.with_name("none"))
+
+
+@pytest.mark.parametrize("number", [1, 5, 13])
+def test_what_cannot_be_read_is_named_with_the_reason(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    for ask in (lambda: totals(path), lambda: uses(path)[0].take("token.1", 1)):
+        with pytest.raises(Misuse, match=rf"key uses {path}: cannot be read \({os.strerror(number)}\)"):
+            ask()

@@ -5,18 +5,25 @@ Mutations seen red: see `tests/flow/test_signed.py`.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.adapters import source_list
-from pipeline.adapters.source_list import STALE_SECONDS, SourceList, of
+from pipeline.adapters.reader import Found
+from pipeline.adapters.source_list import STALE_SECONDS, SourceList, add, of
 from pipeline.errors import Fatal, Misuse, Transient
-from pipeline.stages.sources import LEAD_MS, Secret, Source
+from pipeline.stages.sources import LEAD_MS, Secret, Source, merged
 
+Change = Callable[[source_list.Sources, int], Source]
 SHOP = Source("shop", (Secret("0a1b2c3d", 1, 5, 9), Secret("0a1b2c3e", 2, 7)), ((8, None),))
 KIOSK = Source("kiosk", (Secret("0a1b2c3f", 1, 6),))
 
@@ -48,6 +55,62 @@ def test_what_is_no_source_is_an_error_without_its_content(value: bytes) -> None
     assert "shop" not in str(told.value)
 
 
+class Control:
+    """The topic in memory, for `announce`; `step` is told of each look at it and of each write, before."""
+
+    def __init__(self, *sources: Source) -> None:
+        self.log: list[tuple[bytes, bytes | None]] = [row(source) for source in sources]
+        self.step: Callable[[str], None] = lambda _: None
+
+    def compacted(self) -> source_list.Sources:
+        return of({key: value for key, value in dict(self.log).items() if value is not None})
+
+    def added_up(self, end: int | None = None) -> source_list.Sources:
+        rows: dict[bytes, bytes] = {}
+        for key, value in self.log[:end]:
+            add(rows, key, value)
+        return of(rows)
+
+    def announce(self, change: Change, now: Callable[[], int], tries: int = 1) -> Source:
+        with self.patched():
+            return source_list.announce("", {}, "control", change, now, tries)
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        control = self
+
+        class Written:
+            def __init__(self, *_: object) -> None:
+                self._rows: list[tuple[bytes, bytes | None]] = []
+
+            def connect(self, topic: str) -> None:
+                control.step(f"connect {topic}")
+
+            def send(self, topic: str, key: bytes, value: bytes) -> None:
+                assert topic == "control"
+                self._rows.append((key, value))
+
+            def flush(self) -> None:
+                control.step("write")
+                control.log += self._rows
+                self._rows.clear()
+
+        class Look:
+            def __init__(self, *_: object) -> None:
+                control.step("look")
+                self._found = [Found(0, n, 0, key, value, ()) for n, (key, value) in enumerate(control.log)]
+
+            def __enter__(self) -> list[Found]:
+                return self._found
+
+            def __exit__(self, *_: object) -> None: ...
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source_list, "Writer", Written)
+            patch.setattr(source_list, "Reader", Look)
+            yield
+
+
 class Times:
     """Each look at the clock is so many ms after the one before."""
 
@@ -59,38 +122,129 @@ class Times:
         return self._at
 
 
-def announced(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], int]) -> list[int]:
-    """The times from which what was put on control holds."""
-    put: list[int] = []
-
-    class Put:
-        def __init__(self, *_: object) -> None: ...
-
-        def send(self, topic: str, key: bytes, value: bytes) -> None:
-            assert (topic, key) == ("control", b"sources/shop")
-            put.append(msgspec.json.decode(value)["secrets"][0]["since"])
-
-        def flush(self) -> None: ...
-
-    monkeypatch.setattr(source_list, "Writer", Put)
-
-    def change(at: int) -> Source:
-        return Source("shop", (Secret("0a1b2c3d", 1, at),))
-
-    made = source_list.announce("", {}, "control", change, clock)
-    assert made.since == put[-1]
-    return put
+def registered(_: source_list.Sources, at: int) -> Source:
+    return Source("shop", (Secret("0a1b2c3d", 1, at),))
 
 
-def test_a_change_holds_two_seconds_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert announced(monkeypatch, Times()) == [1_000_000 + LEAD_MS]
+LATE = LEAD_MS - round(STALE_SECONDS * 1000)
 
 
-def test_one_that_came_to_the_broker_too_late_is_announced_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    late = LEAD_MS - round(STALE_SECONDS * 1000)
-    assert announced(monkeypatch, Times(0, late, 0, late - 1)) == [1_000_000 + LEAD_MS, 1_000_000 + late + LEAD_MS]
+def test_a_change_holds_two_seconds_after_a_moment_at_which_the_broker_is_known_to_answer() -> None:
+    control, told = Control(), list[str]()
+    control.step = told.append
+
+    def now() -> int:
+        told.append("now")
+        return 1_000_000
+
+    assert control.announce(registered, now).since == 1_000_000 + LEAD_MS
+    assert told == ["connect control", "look", "now", "write", "now", "look"]
+
+
+def test_a_secret_that_came_to_the_broker_too_late_is_announced_for_later() -> None:
+    control = Control()
+    made = control.announce(registered, Times(0, LATE, 0, LATE - 1), 5)
+    assert [read_row(record).since - LEAD_MS for record in control.log] == [1_000_000, 1_000_000 + LATE]
+    assert control.compacted() == control.added_up() == {"shop": made}
     with pytest.raises(Transient, match="Kafka took too long"):
-        announced(monkeypatch, Times(*[late] * 20))
+        Control().announce(registered, Times(*[LATE] * 20), 5)
+
+
+def test_what_was_announced_too_late_is_said_to_be_and_ends_no_later() -> None:
+    control = Control(KIOSK)
+
+    def revoked(found: source_list.Sources, at: int) -> Source:
+        return found["kiosk"].revoked("0a1b2c3f", at)
+
+    with pytest.raises(Transient, match="Kafka took too long: it holds"):
+        control.announce(revoked, Times(0, LATE), 1)
+    assert len(control.log) == 2
+    control = Control(KIOSK)
+    made = control.announce(revoked, Times(0, LATE), 2)
+    assert made.secrets[0].until == 1_000_000 + LEAD_MS
+
+
+def read_row(record: tuple[bytes, bytes | None]) -> Source:
+    return msgspec.json.decode(record[1] or b"", type=Source)
+
+
+# -- several at once -------------------------------------------------------------------------------------------------
+
+AT = 1_000_000
+BOTH = Source("shop", (Secret("0000000a", 1, 100), Secret("0000000b", 1, 200)))
+CHANGES: dict[str, Change] = {
+    "revoke a": lambda found, at: found["shop"].revoked("0000000a", at),
+    "revoke b": lambda found, at: found["shop"].revoked("0000000b", at),
+    "rotate": lambda found, at: found["shop"].revoked("0000000a", at + 1).rotated(Secret("0000000c", 1, at), 50),
+    "disable": lambda found, at: found["shop"].disabled_from(at),
+    "enable": lambda found, at: found["shop"].enabled_from(at),
+    "register": lambda _, at: Source("shop", (Secret("0000000d", 1, at),)),
+}
+
+
+def interleaved(control: Control, names: list[str], order: list[int]) -> list[Source]:
+    """Have each of these commands take its steps when it is its turn; return what those wrote that had to."""
+    wrote: list[Source] = []
+    failed: list[BaseException] = []
+    goes = [threading.Semaphore(0) for _ in names]
+    paused = threading.Semaphore(0)
+    mine = threading.local()
+
+    def step(_: str) -> None:
+        paused.release()
+        assert goes[mine.n].acquire(timeout=10)
+
+    def run(n: int) -> None:
+        mine.n = n
+
+        def change(found: source_list.Sources, at: int) -> Source:
+            made = CHANGES[names[n]](found, at)
+            wrote.append(made)
+            own.append(made)
+            return made
+
+        own: list[Source] = []
+        try:
+            step("")
+            told = source_list.announce("", {}, "control", change, lambda: AT + n)
+            assert merged(told, own[0]) == told
+        except Misuse:
+            pass  # nothing to change
+        except BaseException as error:
+            failed.append(error)
+        ended[n] = True
+        paused.release()
+
+    ended = [False] * len(names)
+    control.step = step
+    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(len(names))]
+    with control.patched():
+        for thread in threads:
+            thread.start()
+            assert paused.acquire(timeout=10)
+        for n in [*order, *(n for n in range(len(names)) for _ in range(30))]:
+            if not ended[n]:
+                goes[n].release()
+                assert paused.acquire(timeout=10)
+    if failed:
+        raise failed[0]
+    assert all(ended)
+    return wrote
+
+
+@given(
+    off=st.booleans(),
+    names=st.lists(st.sampled_from(list(CHANGES)), min_size=2, max_size=3),
+    order=st.lists(st.integers(0, 2), max_size=20),
+)
+def test_changes_that_are_made_at_once_all_hold(off: bool, names: list[str], order: list[int]) -> None:
+    before = BOTH.disabled_from(300) if off else BOTH
+    control = Control(before)
+    wrote = interleaved(control, names, [n % len(names) for n in order])
+    (last,) = control.compacted().values()
+    for source in (before, *wrote):
+        assert merged(last, source) == last
+    assert {"shop": last} == control.added_up()
 
 
 class Message:
@@ -188,6 +342,22 @@ def test_each_change_is_handed_over_once_it_is_all_read() -> None:
     assert world.used == [set(), {"shop"}, {"kiosk"}]
 
 
+def test_what_one_row_of_a_source_says_is_not_undone_by_the_next() -> None:
+    revoked, rotated = KIOSK.revoked("0a1b2c3f", 100), KIOSK.rotated(Secret("0a1b2c40", 1, 50), 500)
+    used: list[Any] = []
+    follower = SourceList(("", {}), "control", lambda sources: used.append(list(sources)))
+    log: Any = Log([Message(0, *row(KIOSK)), Message(1, *row(revoked))], [Message(2, *row(rotated))])
+    with pytest.raises(Done):
+        follower.follow(log, lambda: None)
+    assert used == [[revoked], [merged(revoked, rotated)]]
+    rows = dict([row(KIOSK)])
+    add(rows, row(KIOSK)[0], b"no row")
+    with pytest.raises(Misuse):
+        of(rows)
+    add(rows, *row(KIOSK))
+    assert of(rows) == {"kiosk": KIOSK}
+
+
 def test_what_compaction_took_away_is_not_waited_for() -> None:
     world = World()
     world.follow([Message(0, *row(SHOP)), Message(7, error=Failed(KafkaError._PARTITION_EOF))])
@@ -204,6 +374,19 @@ def test_it_is_fresh_for_a_while_from_the_beginning_of_a_look() -> None:
     world.now = 100.0 + STALE_SECONDS
     with pytest.raises(Transient):
         world.list.check()
+
+
+def test_it_is_not_fresh_after_the_machine_was_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    follower = SourceList(("", {}), "control", lambda _: None)
+    log: Any = Log([])
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: awake)
+    with pytest.raises(Done):
+        follower.follow(log, lambda: None)
+    follower.check()
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 60 * (clock == time.CLOCK_BOOTTIME))
+    with pytest.raises(Transient):
+        follower.check()
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:

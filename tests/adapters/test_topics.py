@@ -1,4 +1,7 @@
-"""Topics are made as DESIGN §3 names them, compared without being altered, and known by their incarnation."""
+"""Topics are made as DESIGN §3 names them, compared without being altered, and known by their incarnation.
+
+Mutations seen red: `segment.ms` left to Kafka, set where nothing expires, or not compared.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,22 @@ def test_nothing_expires_by_a_time_that_producers_choose() -> None:
     for spec in specs(4, 1, append_time=False):
         if spec.config["cleanup.policy"] == "delete":
             assert spec.config["retention.ms"] == "-1", spec.name
+
+
+def test_what_expires_is_gone_within_a_day_and_a_topic_from_before_that_differs() -> None:
+    for spec in specs(4, 1):
+        expires = spec.config.get("retention.ms", "-1") != "-1"
+        assert expires == (
+            spec.name in {Topic.RAW, Topic.REJECTED, Topic.RESOLVED, Topic.IDENTITY, Topic.ALERTS, Topic.WATCH}
+        )
+        if not expires:
+            assert "segment.ms" not in spec.config or spec.config["cleanup.policy"] == "compact", spec.name
+            continue
+        assert 0 < int(spec.config["segment.ms"]) <= min(86_400_000, int(spec.config["retention.ms"])), spec.name
+        assert not differences(spec, (4, 1), {**spec.config, "segment.ms": "600000"})
+        assert differences(spec, (4, 1), {**spec.config, "segment.ms": "604800000"}) == [
+            "segment.ms: 604800000, wanted at most 86400000"
+        ]
 
 
 def test_three_copies_survive_the_loss_of_one() -> None:

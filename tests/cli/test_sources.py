@@ -33,6 +33,7 @@ class World:
         self.path, self.found = path, found
         self.env = {"SEALSTREAM_KEY_FILE": str(path), "SEALSTREAM_KAFKA": "127.0.0.1:1"}
         self.announced: list[Source] = []
+        self.tries: list[int] = []
         self.topics = [Spec("events.raw", 4, 1, {"message.timestamp.type": "LogAppendTime"})]
 
     def ask(self, *args: str) -> tuple[int, str]:
@@ -48,8 +49,9 @@ class World:
         assert code == 0, output
         return json.loads(output)
 
-    def announce(self, _: object, change: Callable[[int], Source]) -> Source:
-        self.announced.append(change(AT))
+    def announce(self, _: object, change: Callable[[dict[str, Source], int], Source], tries: int = 1) -> Source:
+        self.announced.append(change(self.found, AT))
+        self.tries.append(tries)
         return self.announced[-1]
 
 
@@ -97,6 +99,9 @@ def test_it_can_be_for_a_time_ahead_and_not_for_one_that_has_passed(world: World
         (("revoke", "shop", "ffffffff"), "no such secret"),
         (("revoke", "other", "0a1b2c3d"), "no such source"),
         (("enable", "shop"), "is not disabled"),
+        (("rotate", "shop", "--overlap", "nan"), "--overlap: a number of hours"),
+        (("rotate", "shop", "--overlap", "inf"), "--overlap"),
+        (("rotate", "shop", "--overlap", "-1"), "--overlap"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_announced(world: World, args: tuple[str, ...], told: str) -> None:
@@ -139,6 +144,7 @@ def test_secrets_are_revoked_and_sources_disabled_and_enabled_from_then_on(world
     world.found["shop"] = world.announced[-1]
     assert "(disabled)" in world.ask("list")[1]
     on = world.answer("enable", "shop")
+    assert world.tries == [1, 1, 1]  # not put off
     assert (on["enabled"], on["off"]) == (True, [[AT, AT]])
 
 

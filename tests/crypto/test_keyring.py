@@ -5,7 +5,9 @@ Mutations seen red: the seal not unwrapped, or not compared with the digest; `bi
 decrypt-only keys unusable; producers given active keys alone, former ones too, or any without an active one. Of the
 changes: a time in the past, or one that is not after a later version's; the former stay active; other purposes are
 retired, too; the version after the number of keys; the last active one retired; an active one destroyed; a key in use
-destroyed before the next is active; a destroyed line taken out; `in_use` by state.
+destroyed before the next is active; a destroyed line taken out; `in_use` by state; a token key retired before the next
+one begins, or as it does. Of a version still to come: its number used again; its time, though it was destroyed, that
+of no earlier one; the version before decrypt-only, or retired; the first version of a purpose taken for one.
 """
 
 from __future__ import annotations
@@ -397,7 +399,7 @@ def test_rotation_adds_a_version_and_makes_the_former_decrypt_only_unless_they_o
     tokens = before.rotated(TOKEN, NEW, since=9_000, now=8_000)
     assert states(tokens) == {"rejects.1": ACTIVE, "token.1": ACTIVE, "token.2": ACTIVE}
     assert read_back(tokens.to_document()).keys == tokens.keys
-    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2"):
+    with pytest.raises(Misuse, match=r"token\.1 still overlaps with token\.2: .* after 1970-01-01T00:00:09\.000Z"):
         tokens.rotated(TOKEN, NEW, since=10_000, now=8_000)
     assert "token.3" in states(tokens.retired("token.1", 9_500, 8_000).rotated(TOKEN, NEW, 10_000, 8_000))
     assert states(before) == {"rejects.1": ACTIVE, "token.1": ACTIVE}
@@ -462,10 +464,13 @@ def test_the_overlap_of_token_keys_goes_by_the_records_own_time_and_ends_when_th
         assert [at(of, t) for t in (9_000, 9_999)] == [(2, 1), (2, 1)]
     assert at(during, 10_000) == (2, 1)
     assert at(after, 10_000) == (2, None)
-    assert at(during.retired("token.1", 8_500, 8_000), 9_000) == (2, None)
     assert at(after.rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
     assert at(during.retired("token.1", 20_000, 9_500).rotated(TOKEN, NEW, 11_000, 9_500), 11_000) == (3, 2)
     assert at(after.destroyed("token.1", 10_000), 10_000) == (2, None)
+    for since in (8_000, 9_000):
+        with pytest.raises(Misuse, match=r"token\.2, which becomes active at 1970-01-01T00:00:09\.000Z"):
+            during.retired("token.1", since, now=8_000)
+    assert [at(during.retired("token.1", 9_001, 8_000), t) for t in (9_000, 9_001)] == [(2, 1), (2, None)]
     with pytest.raises(Misuse, match="in the past"):
         during.retired("token.1", since=9_499, now=9_500)
     with pytest.raises(Misuse, match="until it is retired at the time given"):
@@ -475,6 +480,65 @@ def test_the_overlap_of_token_keys_goes_by_the_records_own_time_and_ends_when_th
 def test_a_ring_that_knows_nothing_of_overlaps_reads_back_as_it_was() -> None:
     assert all("retired_from" not in line for line in json.loads(DOCUMENT)["keys"])
     assert RING.tokenizer().at(5_000).former is None
+
+
+@given(st.sampled_from(Purpose), st.sampled_from([None, 9_501, 20_000]), st.integers(0, 10**5))
+def test_a_version_still_to_come_is_destroyed_and_all_is_as_before_the_rotation(
+    purpose: Purpose, retired: int | None, time: int
+) -> None:
+    before = ring(*(ring_key(p, v, s) for p in {purpose, TOKEN, REJECTS} for v, s in ((1, DECRYPT_ONLY), (2, ACTIVE))))
+    during = before.rotated(purpose, NEW, since=9_500, now=9_000)
+    if purpose is TOKEN and retired is not None:
+        during = during.retired("token.2", retired, 9_000)
+    after = read_back(during.destroyed(f"{purpose}.3", now=9_499).to_document())
+    assert after.keys == ring(*before.keys, RingKey(purpose, 3, DESTROYED, 9_500, None)).keys
+    for of in Purpose:
+        assert after.in_use(of, time) == before.in_use(of, time)
+    assert after.tokenizer().at(time).version == before.tokenizer().at(time).version
+    assert after.tokenizer().at(time).former is None
+    assert after.reject_boxes().at(time).key_id == before.reject_boxes().at(time).key_id
+    assert after.public_keys(time) == before.public_keys(time)
+    assert after.audit_keys().mac(b"", time) == before.audit_keys().mac(b"", time)
+    again = after.rotated(purpose, NEW, since=9_400, now=9_300)
+    assert again.in_use(purpose, 9_400) == RingKey(purpose, 4, ACTIVE, 9_400, NEW)
+    if purpose is TOKEN:
+        assert states(again.retired("token.2", 9_401, 9_300))["token.2"] is DECRYPT_ONLY
+        with pytest.raises(Misuse, match=r"token\.4, which becomes active at 1970-01-01T00:00:09\.400Z"):
+            again.retired("token.2", 9_400, 9_300)
+    with pytest.raises(Misuse, match="is active: rotate"):
+        before.rotated(purpose, NEW, 9_500, 9_000).destroyed(f"{purpose}.3", now=9_500)
+
+
+@pytest.mark.parametrize("purpose", [p for p in Purpose if p is not TOKEN])
+def test_of_two_versions_to_come_the_first_one_is_destroyed_and_the_other_one_stays(purpose: Purpose) -> None:
+    first = ring(ring_key(purpose, 1))
+    during = first.rotated(purpose, NEW, 9_500, 9_000).rotated(purpose, bytes(32), 9_600, 9_000)
+    after = during.destroyed(f"{purpose}.2", now=9_000)
+    assert list(states(after).values()) == [DECRYPT_ONLY, DESTROYED, ACTIVE]
+    assert [getattr(after.in_use(purpose, t), "version", None) for t in (9_599, 9_600)] == [1, 3]
+    assert list(states(after.destroyed(f"{purpose}.3", now=9_000)).values()) == [ACTIVE, DESTROYED, DESTROYED]
+
+
+def test_of_two_token_keys_to_come_the_first_one_is_destroyed_and_the_one_before_overlaps_with_the_other() -> None:
+    during = ring(ring_key(TOKEN, 1)).rotated(TOKEN, NEW, 9_500, 9_000).retired("token.1", 9_550, 9_000)
+    after = during.rotated(TOKEN, bytes(32), 9_600, 9_000).destroyed("token.2", 9_000)
+    assert list(states(after).values()) == [ACTIVE, DESTROYED, ACTIVE]
+    for time, version, former in ((9_599, 1, None), (9_600, 3, 1), (10**9, 3, 1)):
+        found = after.tokenizer().at(time)
+        assert (found.version, None if found.former is None else found.former.version) == (version, former)
+
+
+def test_the_first_version_of_a_purpose_is_in_use_before_its_time_but_an_epoch_is_not() -> None:
+    for purpose in Purpose:
+        made = ring(ring_key(purpose, 1, since=9_500))
+        if purpose is Purpose.SUBJECTS:
+            after = made.destroyed("subjects.1", now=9_000)
+            assert list(states(after).values()) == [DESTROYED]
+            assert after.in_use(purpose, 10_000) is None
+            assert "subjects.2" in states(after.rotated(purpose, NEW, 9_000, 9_000))
+        else:
+            with pytest.raises(Misuse, match="is active: rotate"):
+                made.destroyed(f"{purpose}.1", now=9_000)
 
 
 def test_a_decrypt_only_key_is_destroyed_and_keeps_its_line() -> None:

@@ -5,7 +5,7 @@ Mutations seen red: the AAD without source and session id, or of neither and the
 remembered by its header alone; a counter that stands still, or is random; no lock; a bound one too far, none in time, a
 clock set back that goes on; no look at the process id; a sealer that can be copied; the same session key again; the
 highest key whatever its time; the key id, the form or the length of header and value not checked; a failed session that
-raises; a document without keys.
+raises; a document without keys; a header of any length remembered.
 """
 
 from __future__ import annotations
@@ -142,6 +142,15 @@ def test_a_session_that_was_forgotten_or_never_opened_gives_the_same_answer_agai
         assert refused(seal_key, value, "other", opener)
         assert refused(seal_key, value, "other", opener)
     assert opener._session.cache_info().currsize == 2
+
+
+def test_a_header_that_can_be_none_is_not_remembered() -> None:
+    value, seal_key = sealer().seal(EVENT, NOW)
+    opener = Opener([PRIVATE])
+    for header in (b"", seal_key[:-1], seal_key + b"\0", seal_key * 10_000, bytes(2_000_000)):
+        with pytest.raises(SealBroken):
+            opener.open("shop", header, value)
+    assert opener._session.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 `tests/flow/test_erasure_of_keys.py`.
 
 Mutations seen red: the largest id of a race; a made key not put; the AAD without subject, key id, place or offset; the
-cache without bound, or none; rows that are not chosen unread.
+cache without bound, or none; rows that are not chosen unread; a key held beyond its offsets, an erasure, or its
+incarnation.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.adapters.memory_table import MemoryTable
+from pipeline.crypto import subject_rows
 from pipeline.crypto.epochs import Epochs
 from pipeline.crypto.kek import LocalKek
 from pipeline.crypto.seal import SealPath, SubjectKey
@@ -230,6 +232,41 @@ def test_a_key_that_does_not_match_its_commitment_is_corrupt() -> None:
         keys.get(ANN, MADE)
     with pytest.raises(Corrupt, match="key commitment"):
         keys.find(ANN, ONE)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["get", "get", "get", "erase", "enter", "committed"]),
+        st.integers(0, 20),
+        st.sampled_from(["id", "other"]),
+    ),
+    min_size=3,
+    max_size=30,
+)
+
+
+@example([("get", 5, "id"), ("erase", 7, "id"), ("get", 8, "id")])
+@example([("get", 5, "id"), ("enter", 0, "other"), ("get", 6, "other")])
+@given(STEPS)
+def test_what_is_held_in_memory_changes_nothing(steps: list[tuple[str, int, str]]) -> None:
+    """Whatever came before, in whichever order of offsets, a key is the one that the table gives."""
+    table, at = MemoryTable(), "id"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject_rows, "SPAN", 8)
+        keys = fresh(table)
+        for what, offset, incarnation in steps:
+            if what == "get":
+                used = proof(keys.get(ANN, offset))
+                again = fresh(table, seed=1)
+                again.enter(at)
+                assert proof(again.get(ANN, offset)) == used
+            elif what == "enter":
+                at = incarnation
+                keys.enter(at)
+            elif what == "erase":
+                keys.erase(ANN, offset)
+            else:
+                keys.committed(at, offset)
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------

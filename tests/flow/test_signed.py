@@ -1,16 +1,19 @@
 """The protect leg and sources that sign: what its source did not sign, in its own time, does not pass; the rest comes
 out as if nobody had to sign.
 
-Mutations seen red, here and in the tests of its parts. Stage: asked before it was registered, or one ms late;
-disabled ones, ended secrets, unfitting signatures or late ones pass, on either side; `*` ignored; the last header
-counts; the limit without the overhead; the operator's name given away, or a changed source not noticed; unsigned
-records signed again, by an ended secret, or beside their old headers; a destroyed key used; digits without an end.
-Signature: source, topic, time, seal-key, key or value left out; none taken for empty; one secret for all sources or
-kids; checksum ignored; a repr with the key. Replay: `expired` signed again always, or never. Flow: refused ones
-dropped; nobody asked. Sources: no end after a rotation, a later end, three secrets, all of them revoked; an end that
-is included. On control: always fresh; fresh from the end of a look; announced late, or for now; tombstones, the rest
-of a batch, changes or failures not noticed; a topic that was made anew; compaction; another key's source. Commands:
-the operator, one that is there, or a past time taken; `--from` ignored.
+Mutations seen red, here and in the tests of its parts. Stage: asked before it was registered, or one ms late; before
+it, not asked although it must be registered, or not disabled; disabled ones, ended secrets, unfitting signatures or
+late ones pass, on either side; `*` ignored; the last header counts; the limit without the overhead; the operator's name
+given away, or a changed source not noticed; unsigned records signed again, by an ended secret, or beside their old
+headers; a destroyed key used; digits without an end. Signature: source, topic, time, seal-key, key or value left out;
+none taken for empty, or null for none; one secret for all sources or kids; checksum ignored; a repr with the key.
+Replay: `expired` signed again always, or never. Flow: refused ones dropped; nobody asked. Sources: no end after a
+rotation, a later end, three secrets, all of them revoked; an end that is included. On control: always fresh; fresh from
+the end of a look, or for as long as the machine sleeps; announced late, or for now; tombstones, the rest of a batch,
+changes or failures not noticed; a topic that was made anew; compaction; another key's source; one row only read again,
+or the last one alone; followed without adding up; the time taken before there is a connection; an end put off. Sources
+merged: later end, earlier begin, unsorted, the last `off`; of two `off` one ended. Commands: the operator, one that is
+there, or a past time taken; nan hours; `--from` ignored.
 """
 
 from __future__ import annotations
@@ -157,6 +160,9 @@ OFF = ("source_disabled", "source-id")
         (without(signed(more=(("source-id", b"other"),)), "source-signature"), UNSIGNED),
         (without(signed(), "source-id", add=(("source-id", b"other"), ("source-id", b"shop"))), PASSES),  # of `other`
         (without(signed(), "none", add=(("source-signature", b"x"), ("source-timestamp", b"x"))), PASSES),
+        (signed(more=(("seal-key", None),)), ("bad_seal", "")),  # a null header is there, and empty
+        (signed(more=(("seal-key", b""),)), ("bad_seal", "")),
+        (without(signed(), "none", add=(("seal-key", None),)), BAD),
         (signed(b""), ("empty", "")),
         (signed(None), ("empty", "")),
         (signed(b"{"), ("bad_json", "")),
@@ -167,10 +173,26 @@ def test_only_what_its_source_signed_in_its_own_time_passes(record: RawRecord, t
     assert fate(leg(), record) == told
 
 
-def test_before_it_was_registered_a_source_need_not_sign() -> None:
-    record = without(signed(at=SHOP.since), "source-signature")
-    assert fate(leg(), record) == UNSIGNED
-    assert fate(leg(), msgspec.structs.replace(record, timestamp=SHOP.since - 1)) == PASSES
+@pytest.mark.parametrize("must_sign", [(), ("kiosk",), ("shop",), ("*",)])
+@pytest.mark.parametrize("named", [True, False])
+def test_before_it_was_registered_it_is_judged_as_one_that_is_not(must_sign: tuple[str, ...], named: bool) -> None:
+    shop = msgspec.structs.replace(SHOP, name="shop" if named else "unknown")
+    record = without(signed(at=SHOP.since), "source-signature", *(() if named else ("source-id",)))
+    before = msgspec.structs.replace(record, timestamp=SHOP.since - 1)
+    registered, unregistered = leg(shop, must_sign=must_sign), Leg(authenticator=authenticator(must_sign=must_sign))
+    assert fate(registered, record) == UNSIGNED
+    assert fate(registered, before) == fate(unregistered, before)
+    asked = "*" in must_sign or (named and "shop" in must_sign)
+    assert fate(registered, before) == (("unsigned", "source-id") if asked else PASSES)
+
+
+@pytest.mark.parametrize("must_sign", [(), ("shop",)])
+def test_a_source_that_must_sign_only_from_a_later_time_is_disabled_before_it(must_sign: tuple[str, ...]) -> None:
+    found = leg(Source("shop", (NEW,), ((NEW.since - 400, NEW.since - 300),)), must_sign=must_sign)
+    record = without(signed(), "source-signature")
+    fates = [fate(found, msgspec.structs.replace(record, timestamp=NEW.since - n)) for n in (401, 400, 301, 300)]
+    otherwise = ("unsigned", "source-id") if must_sign else PASSES
+    assert fates == [otherwise, OFF, OFF, otherwise]
 
 
 @pytest.mark.parametrize("header", [(("source-id", b"kiosk"),), (), (("source-id", None),), (("source-id", b"\xff"),)])
@@ -285,14 +307,14 @@ def test_replay_signs_again_but_what_was_expired_only_where_that_is_asked_for(
         authenticator(SHOP),
         frozenset(Reason(r) for r in reasons),
         None,
-        lambda original, _: sent.append(original),
+        {},
         lambda: later / 1000,
     )
 
     class Found:
         partition, offset, value = 0, 0, rejected[0]
 
-    assert run.take(Found)
+    assert run.take(Found, lambda original, _: sent.append(original))
     (original,) = sent
     assert original.headers[-1] == ("replayed-from", b"events.raw//0/0")
     assert (fate(found, RawRecord(0, later, *original)) == PASSES) == again

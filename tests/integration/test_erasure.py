@@ -1,7 +1,8 @@
 """Erasure and export on a real broker: from the commands to what is left in topics, tables and a backup of them.
 
 Seen red while it was built: a worker that is stopped while its group rebalances ends with 3; an export in the audit log
-whose file could not be made. Mutations of the parts: `tests/rights`, `tests/flow/test_erasure*.py`.
+whose file could not be made; an erasure that was begun and is asked for again, done for one token. Mutations of the
+parts: `tests/rights`, `tests/flow/test_erasure*.py`.
 """
 
 from __future__ import annotations
@@ -125,6 +126,24 @@ def test_a_person_is_exported_erased_and_comes_back_as_somebody_new(kafka: str, 
         if CANARY.encode() in (r.value or b"")
     ]
     _roll(pipeline, backup, person["person"]["tokens"], left["erasure"])
+    _interrupted(pipeline, bob["tokens"])
+
+
+def _interrupted(pipeline: Pipeline, tokens: dict[str, list[str]]) -> None:
+    """Nobody works: what was begun is not forgotten, and cannot be taken for done."""
+    asked = ("erase", tokens["user_id"][0], "--ticket", "T-4", "--yes", "--wait", "1")
+    left = answer(pipeline, *asked, "--json", code=1)
+    assert left["missing"] == left["markers"] == 4 * sum(map(len, tokens.values()))
+    refused = pipeline.command(*asked)
+    assert (refused.returncode, b"nothing was erased" in refused.stderr) == (3, True), refused.stderr
+    with ending(pipeline.worker()):
+        pipeline.wait(60)
+        refused = pipeline.command(*asked)  # the profile is gone, and with it what else was bob's
+        assert (refused.returncode, f"--again {left['erasure']}".encode() in refused.stderr) == (2, True), (
+            refused.stderr
+        )
+        assert answer(pipeline, "erase", "--again", left["erasure"], "--json")["done"]
+        assert answer(pipeline, *asked, "--json")["done"]
 
 
 def _roll(pipeline: Pipeline, backup: dict[str, Any], tokens: list[str], erasure: str) -> None:

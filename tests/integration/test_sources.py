@@ -1,7 +1,7 @@
 """Sources that sign, on a real broker with a worker that runs all the time: registered, rotated, revoked, disabled.
 
-Mutations seen red: sources on control not followed; the operator's events not signed, or not asked to be; producers
-that do not sign. Of the parts: `tests/flow/test_signed.py`.
+Mutations seen red: sources on control not followed; rows written over each other, and not read again; the operator's
+events not signed, or not asked to be; producers that do not sign. Of the parts: `tests/flow/test_signed.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from pipeline.client import AsyncProducer, Producer
 from pipeline.events import Topic
 from tests.integration.pipeline_stage import Pipeline, account
-from tests.integration.tools import ending
+from tests.integration.tools import ending, last_values
 
 
 def event(n: int, who: str = "ann") -> dict[str, Any]:
@@ -174,6 +175,23 @@ def test_what_was_rejected_while_a_source_was_disabled_can_be_replayed_although_
         done = pipeline.command("replay", "--json")
         assert json.loads(done.stdout)["replayed"] == 6, done.stderr
         assert sources.fates() == {"protected": 5, "source_disabled": 5, "bad_signature": 2}
+
+
+def test_what_several_change_at_once_all_holds(kafka: str, topics: str, tmp_path: Path) -> None:
+    pipeline = Pipeline(kafka, topics, tmp_path)
+    sources = Sources(pipeline)
+    made = sources.ask("add", "shop")
+    kid = made["secrets"][0]["kid"]
+    with ThreadPoolExecutor() as pool:
+        changes = (("revoke", "shop", kid), ("rotate", "shop"), ("disable", "shop"))
+        revoked, rotated, disabled = pool.map(lambda args: sources.ask(*args), changes)
+    last = json.loads(last_values(pipeline.read(Topic.CONTROL))[b"sources/shop"])
+    first, second = last["secrets"]
+    assert (first["kid"], first["until"]) == (kid, revoked["secrets"][0]["until"])
+    assert second["kid"] == rotated["secrets"][-1]["kid"]
+    assert last["off"] == disabled["off"]
+    listed = sources.ask("list")["sources"][0]
+    assert (listed["enabled"], listed["off"]) == (False, last["off"])
 
 
 def test_nobody_but_the_holder_of_the_key_ring_decides_who_is_who(kafka: str, topics: str, tmp_path: Path) -> None:

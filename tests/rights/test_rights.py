@@ -5,12 +5,15 @@ Mutations seen red: the identifiers given alone; the older of two holders; a mer
 somebody; markers of any erasure, or in one partition; keys made after the marker, or under a destroyed epoch, as
 readable; copies not counted; the first record of a key as the last; facts of before never old; any profile that names a
 token; a root's evidence for its member's; an event twice, or anybody's; sealed values in an export; deleted keys used;
-fields as they come; a line break in a ticket; an audit record of others that gives orders, or hides ours.
+fields as they come; a line break in a ticket; an audit record of others that gives orders, or hides ours; of a person's
+two profiles the newer one alone; a profile of before the topic grew; a person who grows by other people, or never; an
+erasure that comes before one of the past; one that was not done, passed over.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -19,10 +22,11 @@ from msgspec import structs
 
 from pipeline.adapters.reader import Found
 from pipeline.crypto.audit_mac import AuditKey, AuditKeys
+from pipeline.crypto.keyring import KeyRing
 from pipeline.errors import Corrupt, Misuse
 from pipeline.rights import audit, places
 from pipeline.rights import topics as rights_topics
-from pipeline.rights.audit import Action, Audited, Place, check_ticket
+from pipeline.rights.audit import Action, Audited, Place, check_ticket, time_after
 from pipeline.rights.held import Held, keys_of
 from pipeline.rights.markers import protected, spots
 from pipeline.rights.person import by_id, by_tokens
@@ -85,9 +89,46 @@ def test_of_two_profiles_that_name_a_token_the_newer_one_has_it() -> None:
     assert by_tokens(gone, [email(1)]).tokens == (email(1), user(2))
 
 
+def test_who_has_a_profile_for_each_of_two_key_versions_is_one_person() -> None:
+    """Did not come while they overlapped: nothing has joined the two."""
+    old, new = user(1), user(1).replace(".1.", ".2.")
+    one = msgspec.json.encode({"tokens": {"email": [email(1)], "user_id": [old]}})
+    other = msgspec.json.encode({"tokens": {"user_id": [new]}})
+    records = [Found(0, 0, 5, b"a" * 32, one, ()), Found(1, 0, 7, b"b" * 32, other, ())]
+    found = by_tokens(records, [new, old])
+    assert found.tokens == tuple(sorted((email(1), old, new)))
+    assert found.profiles == {"b" * 32: other, "a" * 32: one}
+    assert found.profile_id == "b" * 32
+    first, *_ = Held(found, lambda *_: None).lines([])
+    assert json.loads(first)["person"]["profile"] == json.loads(other)
+    assert json.loads(first)["person"]["also"] == [json.loads(one)]
+    assert by_tokens([*records, Found(0, 1, 8, b"a" * 32, other, ())], [new, old]).profiles == {"a" * 32: other}
+
+
+def test_an_old_record_of_another_partition_names_nobody() -> None:
+    """The topic has grown: the profile stands in partition 1 now, without the token."""
+    before = msgspec.json.encode({"tokens": {"email": [email(1)], "user_id": [user(1)]}})
+    after = msgspec.json.encode({"tokens": {"user_id": [user(1)]}})
+    records = [Found(1, 0, 9, b"a" * 32, after, ()), Found(0, 0, 5, b"a" * 32, before, ())]
+    assert by_tokens(records, [email(1)]) == by_tokens([], [email(1)])
+    assert by_tokens(records, [user(1)]).tokens == (user(1),)
+
+
+def test_a_person_grows_by_what_names_somebody_new_beside_her() -> None:
+    ann = by_tokens([], [email(1), user(1)])
+
+    def record(*tokens: str) -> Found:
+        return Found(0, 0, 1, b"a" * 32, msgspec.json.encode({"tokens": {"any": tokens}}), ())
+
+    gone, merged = Found(0, 0, 1, b"a" * 32, None, ()), msgspec.json.encode({"merged_into": "b" * 32})
+    others = record(email(2), user(2)), gone, msgspec.structs.replace(gone, value=merged)
+    assert not ann.grown_by([*others, record(email(1), user(1)), record(user(1))])
+    assert ann.grown_by([*others, record(user(1), email(2))])
+
+
 def test_somebody_without_a_profile_is_known_by_the_identifier_alone_and_a_group_is_nobody() -> None:
     nobody = by_tokens([], [email(1), email(2)])
-    assert (nobody.profile_id, nobody.tokens) == (None, (email(1), email(2)))
+    assert (nobody.profile_id, nobody.profiles, nobody.tokens) == (None, {}, (email(1), email(2)))
     with pytest.raises(Misuse, match="group"):
         by_tokens([], ["group_id.1." + "0" * 32])
 
@@ -114,8 +155,8 @@ def test_before_the_erasure_everything_is_readable_and_after_it_nothing_but_copi
     assert copied == {name for name, place in before.items() if place.live} | {"profiles"}, (
         "the changelogs are whole yet"
     )
-    assert not by_tokens(story.profiles, ann.tokens[:1]).profile
-    assert story.person(token_of(story, 3 - first)).profile
+    assert not by_tokens(story.profiles, ann.tokens[:1]).profiles
+    assert story.person(token_of(story, 3 - first)).profiles
 
 
 def test_rows_of_one_identifier_are_its_own_and_not_those_of_its_root() -> None:
@@ -197,6 +238,14 @@ def test_an_export_has_each_event_of_the_person_once_and_opened() -> None:
     assert not any({"sealed", "key"} & line["event"].keys() for line in events)
 
 
+def test_what_is_wrapped_under_a_destroyed_epoch_is_unreadable_and_ends_no_export() -> None:
+    story = told()
+    ann = story.person(token_of(story, 0))
+    held = Held(ann, keys_of(story.logs["subject-keys"], ann, KeyRing.generate(os.urandom, 0).epochs()))
+    assert len(list(held.lines(story.protected))) == 5
+    assert (held.opened, held.unreadable > 0) == (0, True)
+
+
 def test_after_the_erasure_an_export_opens_nothing() -> None:
     story = told()
     ann = story.person(token_of(story, 0))
@@ -256,7 +305,29 @@ def test_only_an_audit_record_of_this_ring_gives_orders(monkeypatch: pytest.Monk
         with_key.audited(record.id)
     with_key.audit(record)
     assert with_key.audited(record.id) == record
+    assert with_key.erasures_of([user(1), email(1)]) == [record]
+    assert not with_key.erasures_of([user(1)])
+    with_key.audit(structs.replace(record, id="c" * 32, action=Action.EXPORT))
+    assert with_key.erasures_of([email(1)]) == [record]
+    written.append(structs.replace(written[-2], key=b"b" * 32))  # under another key than its own
+    assert with_key.erasures_of([email(1)]) == [record]
     assert topics(AuditKeys([])).audited(record.id).actor == "eve"  # without a key nobody can tell
+
+
+def test_of_two_erasures_the_later_one_has_the_later_time() -> None:
+    """Whatever the clocks say: the legs know the latest alone."""
+    first = Audited("a" * 32, 5_000, Action.ERASE, "olga", "T-1", None, (email(1),), (7, 0))
+    done = structs.replace(first, action=Action.ERASED, time=5_100)
+    assert time_after([], 4_000) == 4_000
+    assert time_after([first, done], 4_000) == 5_001
+    assert time_after([done, first], 6_000) == 6_000
+
+
+def test_an_erasure_that_was_not_done_is_named() -> None:
+    first = Audited("a" * 32, 5_000, Action.ERASE, "olga", "T-1", None, (email(1),), (7, 0))
+    done = structs.replace(first, id="b" * 32, action=Action.ERASED)
+    with pytest.raises(Misuse, match=f"--again {first.id}"):
+        time_after([first, done], 6_000)
 
 
 @pytest.mark.parametrize("ticket", ["", " ", "ann@example.com", "a b", "x" * 65, "-a", "é", "a\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,12 @@ SUM = "[computed.spent]\nop = 'sum'\nevent = 'Order Completed'\npath = 'properti
 WIDE = "".join(
     f"[computed.t{i}]\nop = 'most_frequent'\nevent = 'page'\npath = 'a'\nperiod = '366d'\n" for i in range(3)
 )
+
+
+@pytest.mark.parametrize("page", ["crypto.md", "decisions.md"])
+def test_the_pages_say_of_repeated_messages_what_is_shipped(page: str) -> None:
+    text = " ".join((SCHEMAS.parent / "docs" / page).read_text().split())
+    assert set(re.findall(r"last (\d+) different ones", text)) == {str(load_rules(SHIPPED).duplicates.window)}
 
 
 def test_the_shipped_computed_traits_look_at_what_the_schemas_have_in_clear() -> None:

@@ -1,0 +1,57 @@
+"""Have the legs done all that had come when they were first asked about, and what follows from it?
+
+Not "are they behind nothing": where events always come, there is never such a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from ..events import Topic
+
+HOPS = 8
+"""What an event tells the owners of other identifiers they pass on, on the topic `identity`: so often at most."""
+TOLD = (("identify", Topic.PROTECTED), *[("identify", Topic.IDENTITY)] * HOPS)
+"""(leg, topic): what follows from events that the protect leg has protected, one after the other."""
+RAW = (("protect", Topic.RAW),)
+ALL = (*RAW, *TOLD)
+
+
+class Positions(Protocol):
+    """`adapters.positions.Positions`."""
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]: ...
+    def committed(self, leg: str, topic: str) -> dict[int, int]: ...
+
+
+class Settled:
+    """Call `now` until it is true. `ends`: where the first topic ended; not given: as it stands."""
+
+    def __init__(
+        self,
+        positions: Positions,
+        steps: tuple[tuple[str, Topic], ...] = ALL,
+        ends: Mapping[int, int] | None = None,
+    ) -> None:
+        self._positions = positions
+        self._left = list(steps)
+        self._ends = ends
+        self.behind = 0
+        """Records that the leg asked about last has not done."""
+
+    def now(self) -> bool:
+        while self._left:
+            leg, topic = self._left[0]
+            bounds = self._positions.bounds(topic)
+            if self._ends is None:
+                self._ends = {number: end for number, (_, end) in bounds.items()}
+            done = self._positions.committed(leg, topic)
+            self.behind = sum(
+                max(0, end - max(bounds[number][0], done.get(number, 0))) for number, end in self._ends.items()
+            )
+            if self.behind:
+                return False
+            self._left.pop(0)
+            self._ends = None
+        return True
