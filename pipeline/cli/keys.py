@@ -14,6 +14,7 @@ import click
 
 from .. import settings
 from ..adapters import key_uses, keyfile
+from ..adapters.settled import RAW, Settled
 from ..crypto.aead import KEY_BYTES
 from ..crypto.kek import LocalKek
 from ..crypto.keyring import KEK, KeyRing, KeyState, Purpose, RingKey
@@ -328,15 +329,8 @@ def _check_protected(name: str, config: settings.Settings) -> None:
     from .. import wiring
 
     with wiring.positions(config) as at:
-        bounds, until = at.bounds(Topic.RAW), time.monotonic() + COMMIT_SECONDS
-        while True:
-            committed = at.committed("protect", Topic.RAW)
-            left = sum(max(0, end - max(start, committed.get(p, 0))) for p, (start, end) in bounds.items())
-            if not left:
-                return
-            if time.monotonic() > until:
-                raise Misuse(f"{left:,} records of {Topic.RAW.value} are yet to be protected, and may need {name}")
-            time.sleep(0.2)
+        if left := Settled(at, RAW).wait(COMMIT_SECONDS):
+            raise Misuse(f"{left:,} records of {Topic.RAW.value} are yet to be protected, and may need {name}")
 
 
 def _change(key_file: Path | None, make: Callable[[KeyRing], KeyRing], as_json: bool) -> tuple[RingKey, ...]:

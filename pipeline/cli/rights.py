@@ -17,13 +17,13 @@ from msgspec import structs
 
 from .. import settings
 from ..adapters.reader import Found, Reader
+from ..adapters.settled import Settled
 from ..errors import Misuse, Transient
 from ..events import Topic
 from ..explain.names import short
 from ..rights.audit import Action, Audited, Place, check_ticket, time_after
 from ..rights.person import Person, by_id, by_tokens
 from ..rights.run import Left
-from ..rights.settled import Settled
 from ..rights.topics import Topics
 from ..stages.profile_records import ID
 from . import identifiers
@@ -38,7 +38,6 @@ wait_option = click.option(
 )
 Named = str | Sequence[str]
 """A profile id, or the tokens that an identifier may have."""
-_POLL_SECONDS = 0.5
 
 
 @click.command()
@@ -157,8 +156,7 @@ def export(
 
 def _to_erase(topics: Topics, named: Named, ticket: str, actor: str, *, yes: bool, wait: float) -> Audited:
     """Find the person, ask, and return what is to be written down."""
-    behind = _settle(topics, wait)
-    if behind:
+    if behind := _settle(topics, wait):
         raise Transient(
             f"the workers have {behind:,} records to do, whose identifiers would be missed; nothing was erased. "
             "Is a worker running? --wait waits longer"
@@ -188,13 +186,7 @@ def _to_erase(topics: Topics, named: Named, ticket: str, actor: str, *, yes: boo
 
 def _settle(topics: Topics, wait: float) -> int:
     """Wait until profiles show all that had come; return how many records are still to be done after `wait` seconds."""
-    settled, until = Settled(topics.positions), time.monotonic() + wait
-    while not settled.now():
-        if time.monotonic() > until:
-            return settled.behind
-        _tell(f"waiting for the workers: {settled.behind:,} records")
-        time.sleep(_POLL_SECONDS)
-    return 0
+    return Settled(topics.positions).wait(wait, lambda behind: _tell(f"waiting for the workers: {behind:,} records"))
 
 
 def _named(config: settings.Settings, subject: str) -> Named:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable
 import msgspec
 
 from ..adapters.reader import Found
+from ..adapters.settled import RAW, TOLD, Settled
 from ..adapters.topic_specs import EVIDENCE, SUBJECT_KEYS, TOKENS
 from ..events import Origin, Topic
 from . import places
 from .audit import Audited, Place
 from .markers import Spot, markers, protected, spots
-from .settled import RAW, TOLD, Settled
 from .topics import Topics
 
 _POLL_SECONDS = 0.5
@@ -72,9 +72,7 @@ class Erasing:
 
     def unsent(self, seconds: float) -> list[Spot]:
         """As `look`, once the protect leg has done all that there was, or after `seconds`: nothing is on its way."""
-        until, settled = self._clock() + seconds, Settled(self._kafka.positions, RAW)
-        while not settled.now() and self._clock() < until:
-            time.sleep(_POLL_SECONDS)
+        Settled(self._kafka.positions, RAW).wait(seconds)
         return self.look()
 
     def send(self, wanted: Iterable[Spot], new_id: Callable[[], str], now: int) -> None:
@@ -88,9 +86,7 @@ class Erasing:
             tell(f"{len(self.wanted) - len(missing)} of {len(self.wanted)} markers are protected")
             time.sleep(_POLL_SECONDS)
         tell("waiting for the identify leg")
-        settled = Settled(self._kafka.positions, TOLD, self._next)
-        while not settled.now() and self._clock() < until:
-            time.sleep(_POLL_SECONDS)
+        Settled(self._kafka.positions, TOLD, self._next).wait(until - self._clock())
         by_time = self._by_time(now)
         while True:
             began = self._clock()

@@ -5,11 +5,13 @@ Not "are they behind nothing": where events always come, there is never such a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..events import Topic
 
+POLL_SECONDS = 0.5
 HOPS = 8
 """What an event tells the owners of other identifiers they pass on, on the topic `identity`: so often at most."""
 TOLD = (("identify", Topic.PROTECTED), *[("identify", Topic.IDENTITY)] * HOPS)
@@ -18,19 +20,19 @@ RAW = (("protect", Topic.RAW),)
 ALL = (*RAW, *TOLD)
 
 
-class Positions(Protocol):
-    """`adapters.positions.Positions`."""
+class Asked(Protocol):
+    """What of `adapters.positions.Positions` is needed."""
 
     def bounds(self, topic: str) -> dict[int, tuple[int, int]]: ...
     def committed(self, leg: str, topic: str) -> dict[int, int]: ...
 
 
 class Settled:
-    """Call `now` until it is true. `ends`: where the first topic ended; not given: as it stands."""
+    """`ends`: where the first topic ended; not given: as it stands at the first question."""
 
     def __init__(
         self,
-        positions: Positions,
+        positions: Asked,
         steps: tuple[tuple[str, Topic], ...] = ALL,
         ends: Mapping[int, int] | None = None,
     ) -> None:
@@ -39,6 +41,16 @@ class Settled:
         self._ends = ends
         self.behind = 0
         """Records that the leg asked about last has not done."""
+
+    def wait(self, seconds: float, tell: Callable[[int], None] = lambda behind: None) -> int:
+        """Return 0 when it is so, or after `seconds` how many records are still to be done of the topic asked about."""
+        until = time.monotonic() + seconds
+        while not self.now():
+            if time.monotonic() >= until:
+                break
+            tell(self.behind)
+            time.sleep(POLL_SECONDS)
+        return self.behind
 
     def now(self) -> bool:
         while self._left:

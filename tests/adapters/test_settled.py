@@ -6,8 +6,11 @@ retention has taken counted; the messages of the identify leg followed once.
 
 from __future__ import annotations
 
+import pytest
+
+from pipeline.adapters import settled
+from pipeline.adapters.settled import HOPS, RAW, TOLD, Settled
 from pipeline.events import Topic
-from pipeline.rights.settled import HOPS, RAW, TOLD, Settled
 
 
 class Busy:
@@ -67,3 +70,17 @@ def test_ends_may_be_given() -> None:
 def test_what_retention_took_is_nobodys_to_do() -> None:
     busy = Busy()
     assert Settled(busy, RAW, {0: 3, 1: 0}).now()
+
+
+def test_waiting_tells_what_is_left_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, told = Busy(), list[int]()
+    busy.done = {("protect", Topic.RAW): 8}
+
+    def tell(behind: int) -> None:
+        told.append(behind)
+        busy.step("protect", Topic.RAW)
+
+    monkeypatch.setattr(settled, "POLL_SECONDS", 0)
+    assert Settled(busy, RAW).wait(0) == 2
+    assert Settled(busy, RAW).wait(60, tell) == 0
+    assert told == [3]
