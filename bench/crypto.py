@@ -47,8 +47,8 @@ USES = 5_000
 SESSIONS = 200
 REMEMBERED = 5_000
 """People who are few enough that every cache holds them."""
-AAD = bytes(90)
-"""As long as that of a sealed field."""
+NONCE, AAD = bytes(aead.NONCE_BYTES), bytes(90)
+"""As long as those of a sealed field."""
 SESSION, TOGETHER = 5, 200
 """A visit's events, and how many people visit at a time."""
 NOW = workload.BEGIN_MS
@@ -126,7 +126,7 @@ def _primitives(key: bytes, plain: Sequence[bytes]) -> None:
     """What no code of ours can do without: a cipher, and an encryption for each sealed field."""
     encrypt = aead.cipher(key).encrypt
     for each in plain:
-        encrypt(bytes(aead.NONCE_BYTES), each, AAD)
+        encrypt(NONCE, each, AAD)
 
 
 def _sessions(rng: random.Random, subjects: int) -> list[int]:
