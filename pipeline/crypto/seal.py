@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from ..errors import SealstreamError
 from ..events import frame
-from .aead import TAG_BYTES, InvalidTag, cipher
+from .aead import KEY_BYTES, TAG_BYTES, InvalidTag, cipher
 
 FORMAT = b"\x01"
 EVENT_ID_BYTES = 16
@@ -57,9 +57,8 @@ class SubjectKey:
     __slots__ = ("_whole",)
 
     def __init__(self, key_id: bytes, key: bytes) -> None:
-        if len(key_id) != KEY_ID_BYTES:
-            raise ValueError("a subject key id has 8 bytes")
-        cipher(key)  # refuses keys of other sizes
+        if len(key_id) != KEY_ID_BYTES or len(key) != KEY_BYTES:
+            raise ValueError("a subject key has 32 bytes, and its id 8 bytes")
         self._whole = FORMAT + key_id + key
 
     def __repr__(self) -> str:
