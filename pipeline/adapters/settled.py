@@ -13,7 +13,8 @@ from ..events import Topic
 
 POLL_SECONDS = 0.5
 HOPS = 8
-"""What an event tells the owners of other identifiers they pass on, on the topic `identity`: so often at most."""
+"""What an event tells the owners of other identifiers they pass on, on the topic `identity`: so often is waited for.
+There is no bound: profiles may merge into one another in a row."""
 TOLD = (("identify", Topic.PROTECTED), *[("identify", Topic.IDENTITY)] * HOPS)
 """(leg, topic): what follows from events that the protect leg has protected, one after the other."""
 RAW = (("protect", Topic.RAW),)
