@@ -28,8 +28,8 @@ install: $(DEV)
 demo: $(RUN)
 	$(BIN)/sealstream demo
 
-# most of the time is waiting, for brokers and sessions: two processes, each with a broker of its own
-TOGETHER := -n 2 --dist load --maxschedchunk 1
+# half of the time is waiting, for brokers and sessions: three processes on two cores, each with a broker of its own
+TOGETHER := -n 3 --dist load --maxschedchunk 1
 test: $(DEV)
 	$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
 
