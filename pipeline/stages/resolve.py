@@ -337,11 +337,12 @@ class Resolver:
                 members.add(member)
                 cluster.told[member] = None
                 grown = True
-            again = bool(version) and not self._learn(token, cluster, member, version, facts)
-            # its owner, who says it again after a crash, may have forgotten its profile once more
-            if again and not unsure and cluster.facts[member].erasures:
-                cluster.told[member] = None
-                retell = True
+            if version:
+                self._learn(token, cluster, member, version, facts)
+                # its owner, who takes the marker in again after a crash, has forgotten its profile once more
+                if not unsure and cluster.facts[member].erasures:
+                    cluster.told[member] = None
+                    retell = True
             if unsure:
                 cluster.mentioned[member] = None
                 cluster.told[member] = None  # if it was handed on: it, or one on its way, points elsewhere
@@ -361,11 +362,10 @@ class Resolver:
         shared, full = ([token for token, why in apart if why == rule] for rule in (_SHARED, _FULL))
         self._evidence.put(pack(root), pack_members(sorted(cluster.members), shared, full))
 
-    def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> bool:
-        """Is it news?"""
+    def _learn(self, root: str, cluster: Cluster, member: str, version: int, facts: bytes) -> None:
         known = cluster.facts.get(member)
         if known is not None and known.version >= version:
-            return False
+            return
         new = cluster.facts[member] = decode_facts(facts)
         self._evidence.put(evidence_key(root, member), facts)
         self._touched[root] = None
@@ -380,7 +380,6 @@ class Resolver:
                 part.ident = b""
         if new.erasures != (0 if known is None else known.erasures):
             self._forget_told(cluster, member)
-        return True
 
     def erased(self, token: str, row: Row) -> None:
         """What was known of `token`, of this partition, was erased."""

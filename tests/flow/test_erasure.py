@@ -9,7 +9,7 @@ repeated. By the proof's cases: links stay; no tombstone is sent, or the id is m
 marker that is on its way counts, for the leg or for the oracle; markers count by time and not by place; other streams
 count whole; the messages of before are remembered; a group keeps the member, or loses the place; a former owner's word
 brings a member back; what had met is forgotten, or not noted of what does not count; the last marker to arrive erases,
-or each one; marks are not noted; who is known to the root is not told again.
+or each one; marks are not noted; who is known to the root is not told again, or only where he says nothing new.
 """
 
 from __future__ import annotations
@@ -330,7 +330,9 @@ def _apart(*tokens: str) -> tuple[World, list[Worker]]:
     raise AssertionError
 
 
-def test_an_owner_who_forgets_the_profile_once_more_after_a_crash_is_told_it_again() -> None:
+@pytest.mark.parametrize("more", [False, True])
+def test_an_owner_who_forgets_the_profile_once_more_after_a_crash_is_told_it_again(more: bool) -> None:
+    """`more`: what it says then is news, since another event has come."""
     world, (root, owner) = _apart(user(1), email(1))
     (profile,) = settled(world, seen(0, user(1), email(1)), seen(1, email(1)))
     world.publish(marker(2, email(1)))
@@ -338,6 +340,8 @@ def test_an_owner_who_forgets_the_profile_once_more_after_a_crash_is_told_it_aga
     world.checkpoint(owner, _stop_before_the_state)
     world.take(root, Topic.IDENTITY, 9)
     world.checkpoint(root)
+    if more:
+        world.publish(seen(3, email(1)))
     for topic in (Topic.IDENTITY, Topic.PROTECTED):  # told first, then it forgets
         world.take(owner, topic, 9)
         world.checkpoint(owner)
