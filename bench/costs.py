@@ -27,10 +27,7 @@ def protect(events: int, seed: int) -> dict[str, float]:
     """Return stage → µs of CPU per event, sent in clear: a second pass, caches warm and every person known."""
     registry = schema_files.load(SCHEMAS)
     ring = KeyRing.generate(os.urandom, 0)
-    tokens, boxes = (
-        Tokens(ring.tokenizer(), wiring.identity_rules(settings.load()).blocked),
-        ring.reject_boxes(),
-    )
+    tokens, boxes = Tokens(ring.tokenizer(), wiring.identity_rules(settings.load()).blocked), ring.reject_boxes()
     keys = SubjectKeys(MemoryTable(), ring.epochs())
     opener = ring.opener()
     place: Place = EventIds("events.raw", "", 0), "events.raw", "", 0

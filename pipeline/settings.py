@@ -288,9 +288,11 @@ class Settings(BaseSettings):
         name = f"{PREFIX}KAFKA_PASSWORD_FILE"
         content = private_file.read(self.kafka_password_file, name, _PASSWORD_BYTES, "write the password there")
         try:
-            return (b"\xff" if content is None else content).decode().removesuffix("\n")
+            if content is not None:
+                return content.decode().removesuffix("\n")
         except UnicodeDecodeError:
-            raise Misuse(f"{name}: is not {_PASSWORD_BYTES} bytes of UTF-8 text at most") from None
+            pass
+        raise Misuse(f"{name}: is not {_PASSWORD_BYTES} bytes of UTF-8 text at most")
 
     def security(self) -> dict[str, str]:
         """Return Kafka's security properties by librdkafka's names; empty for PLAINTEXT.

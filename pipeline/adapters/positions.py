@@ -29,6 +29,16 @@ _NOT_EMPTY = {
 """What Kafka says to a commit from outside of a group that has members."""
 
 
+def undone(
+    bounds: Mapping[int, tuple[int, int]], committed: Mapping[int, int], ends: Mapping[int, int] | None = None
+) -> int:
+    """Records that are kept and not committed, below `ends` where they are given."""
+    return sum(
+        max(0, (end if ends is None else ends.get(p, 0)) - max(start, committed.get(p, 0)))
+        for p, (start, end) in bounds.items()
+    )
+
+
 class Positions:
     """Topics go by their contractual names. Raises `Transient` and `Misuse` as `Reader` does."""
 
@@ -92,7 +102,7 @@ class Positions:
 
     def _behind(self, leg: str, topic: str) -> int:
         committed = self.committed(leg, topic)
-        return sum(max(0, end - max(start, committed.get(p, 0))) for p, (start, end) in self.bounds(topic).items())
+        return undone(self.bounds(topic), committed)
 
     def _partitions(self, topic: str) -> list[TopicPartition]:
         if topic not in self._parts:

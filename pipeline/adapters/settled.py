@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..events import Topic
+from .positions import undone
 
 POLL_SECONDS = 0.5
 HOPS = 8
@@ -22,7 +23,7 @@ ALL = (*RAW, *TOLD)
 
 
 class Asked(Protocol):
-    """What of `adapters.positions.Positions` is needed."""
+    """What of `Positions` is needed."""
 
     def bounds(self, topic: str) -> dict[int, tuple[int, int]]: ...
     def committed(self, leg: str, topic: str) -> dict[int, int]: ...
@@ -59,10 +60,7 @@ class Settled:
             bounds = self._positions.bounds(topic)
             if self._ends is None:
                 self._ends = {number: end for number, (_, end) in bounds.items()}
-            done = self._positions.committed(leg, topic)
-            self.behind = sum(
-                max(0, end - max(bounds[number][0], done.get(number, 0))) for number, end in self._ends.items()
-            )
+            self.behind = undone(bounds, self._positions.committed(leg, topic), self._ends)
             if self.behind:
                 return False
             self._left.pop(0)

@@ -16,7 +16,6 @@ import click
 from .. import settings
 from ..errors import Misuse
 from ..events import Topic
-from ..events import iso as iso
 from ..explain.evidence import Sighting, gather
 from ..explain.names import tokens_of
 from ..stages import dump

@@ -12,17 +12,15 @@ import click
 from .. import settings
 from .lazy import LazyGroup
 
-_ASK, _DECIDE, _RULES = "identity_ask", "identity_decide", "identity_rules"
-
 
 @click.group(
     cls=LazyGroup,
     lazy={
-        **dict.fromkeys(("explain", "timeline", "stats"), _ASK),
-        **dict.fromkeys(("link", "cut"), _DECIDE),
-        **dict.fromkeys(("check", "plan", "apply", "rules"), _RULES),
-        "refold": "identity_refold",
-        "remap": "remap",
+        "identity_ask": ("explain", "timeline", "stats"),
+        "identity_decide": ("link", "cut"),
+        "identity_rules": ("check", "plan", "apply", "rules"),
+        "identity_refold": ("refold",),
+        "remap": ("remap",),
     },
 )
 def identity() -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from .. import settings
 from ..errors import Misuse
+from ..events import iso
 from ..explain.chain import Explanation, Step
 from ..explain.evidence import Sighting
 from ..explain.names import short
@@ -18,7 +19,7 @@ from ..explain.timeline import Entry, Timeline, What
 from ..stages.link import Rules
 from ..stages.profile_records import ID
 from . import identifiers
-from .identifiers import file_argument, iso, json_option, key_option, rules_option
+from .identifiers import file_argument, json_option, key_option, rules_option
 
 
 @click.command()

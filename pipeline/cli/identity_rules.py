@@ -12,12 +12,13 @@ import msgspec
 from .. import settings
 from ..adapters.rules_version import RulesVersion, Unreadable
 from ..errors import Misuse
+from ..events import iso
 from ..explain.names import short
 from ..explain.plan import Plan
 from ..explain.rule_changes import RuleChange, Takes, rule_changes
 from ..stages.link import Rules
 from . import identifiers
-from .identifiers import file_argument, iso, json_option, rules_option
+from .identifiers import file_argument, json_option, rules_option
 
 _SHOWN = 6
 _HOLDS = {

@@ -21,14 +21,15 @@ from .lazy import LazyGroup
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-
-_OWN = ("bench", "demo", "identity", "keys", "protect", "replay", "schemas", "serve", "sources", "topics", "verify")
-_MODULES = {**{name: name for name in (*_OWN, "worker")}, "erase": "rights", "export": "rights"}
+_NAMESAKES = (
+    "bench", "demo", "identity", "keys", "protect", "replay",
+    "schemas", "serve", "sources", "topics", "verify", "worker",
+)  # fmt: skip
 
 
 @click.group(
     cls=LazyGroup,
-    lazy=_MODULES,
+    lazy={"rights": ("erase", "export"), **{name: (name,) for name in _NAMESAKES}},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="sealstream")

@@ -19,7 +19,7 @@ from .. import settings
 from ..adapters.reader import Found, Reader
 from ..adapters.settled import Settled
 from ..errors import Misuse, Transient
-from ..events import Topic
+from ..events import Topic, iso
 from ..explain.names import short
 from ..rights.audit import Action, Audited, Place, check_ticket, time_after
 from ..rights.person import Person, by_id, by_tokens
@@ -27,7 +27,7 @@ from ..rights.run import Left
 from ..rights.topics import Topics
 from ..stages.profile_records import ID
 from . import identifiers
-from .identifiers import iso, json_option, key_option, progressbar
+from .identifiers import json_option, key_option, progressbar
 
 ticket_option = click.option(
     "--ticket", help="Where it was asked for: a reference without personal data. Kept for ever."
@@ -136,16 +136,7 @@ def export(
         if behind := _settle(topics, wait):
             click.echo(f"the workers have {behind:,} records to do: what is in these is missing here", err=True)
         person = _person(topics, named)
-        record = Audited(
-            uuid.uuid4().hex,
-            _now(),
-            Action.EXPORT,
-            actor,
-            ticket,
-            person.profile_id,
-            person.tokens,
-            also=tuple(person.profiles)[1:],
-        )
+        record = _asked(Action.EXPORT, actor, ticket, person, _now())
         held = wiring.held(config, person, topics)
         with topics.read(Topic.PROTECTED) as reader, _private(to) as out:
             topics.audit(record)
@@ -165,23 +156,18 @@ def _to_erase(topics: Topics, named: Named, ticket: str, actor: str, *, yes: boo
         ends = dict(enumerate(topics.ends(Topic.PROFILES)))
         person = _person(topics, named)
         now = time_after(topics.erasures_of(person.tokens), _now())
-        record = Audited(
-            uuid.uuid4().hex,
-            now,
-            Action.ERASE,
-            actor,
-            ticket,
-            person.profile_id,
-            person.tokens,
-            topics.ends(Topic.PROTECTED),
-            also=tuple(person.profiles)[1:],
-        )
+        record = _asked(Action.ERASE, actor, ticket, person, now, topics.ends(Topic.PROTECTED))
         if not yes:
             _confirm(record)
         with topics.read(Topic.PROFILES, ends) as later:
             if not person.grown_by(later):
                 return record
         click.echo("more has come of this person meanwhile", err=True)
+
+
+def _asked(action: Action, actor: str, ticket: str, person: Person, now: int, ends: tuple[int, ...] = ()) -> Audited:
+    first, also = person.profile_id, tuple(person.profiles)[1:]
+    return Audited(uuid.uuid4().hex, now, action, actor, ticket, first, person.tokens, ends, also=also)
 
 
 def _settle(topics: Topics, wait: float) -> int:

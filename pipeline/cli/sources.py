@@ -16,10 +16,10 @@ from .. import settings
 from ..crypto.keyring import Purpose
 from ..crypto.signatures import KID_BYTES, SourceSecret
 from ..errors import Misuse
-from ..events import SOURCE_CHARS, is_source
+from ..events import SOURCE_CHARS, is_source, iso
 from ..stages.decision import SOURCE as OPERATOR
 from ..stages.sources import Secret, Source
-from .identifiers import iso, key_option
+from .identifiers import key_option
 from .keys import from_option, json_option, now_ms, time_of
 
 name_argument = click.argument("name")
